@@ -1,0 +1,116 @@
+//! The vocabulary of consensus: newtypes, so that a term can never be passed
+//! where an index is meant.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The number that comes before every one that was ever handed out.
+            pub const ZERO: Self = Self(0);
+
+            /// The next number. Saturates: a peer that claims `u64::MAX` must not stop the process.
+            pub const fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// One Raft participant, unique in its cluster and named by its certificate.
+    NodeId
+}
+number! {
+    /// A Raft term (thesis 3.3): at most one leader each. It is also the fencing token.
+    Term
+}
+number! {
+    /// A position in the replicated log. The first entry is 1; 0 means "before the log".
+    LogIndex
+}
+number! {
+    /// One write of the ordered persistence queue. Completions are a watermark over these.
+    IoSeq
+}
+number! {
+    /// A caller that waits for an answer. Made by the driver, never reused in one process life.
+    Ticket
+}
+number! {
+    /// A read position, made by the leader: a round of acknowledgements that names position `p`
+    /// confirms every read that was registered at or before `p`.
+    ReadPos
+}
+number! {
+    /// One replication session: a leader's term with one life of one follower. A response that
+    /// names another session is late, and is dropped (research: M7, T1, C5, C6).
+    Session
+}
+number! {
+    /// One campaign of one node. Late answers to an older campaign, or to a pre-vote round of it,
+    /// are not votes (V4).
+    Campaign
+}
+
+impl LogIndex {
+    /// The position before this one; `None` before the log.
+    pub const fn prev(self) -> Option<Self> {
+        match self.0.checked_sub(1) {
+            Some(i) => Some(Self(i)),
+            None => None,
+        }
+    }
+}
+
+/// Names one entry for ever: a leader writes an index once in its term (thesis 3.6.3).
+/// The order is Raft's "at least as up to date": last term first, then last index.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogId {
+    /// The term in which the entry was first appended.
+    pub term: Term,
+    /// Its position.
+    pub index: LogIndex,
+}
+
+impl LogId {
+    /// Before the first entry.
+    pub const ZERO: Self = Self { term: Term::ZERO, index: LogIndex::ZERO };
+
+    /// Names the entry at `index` of `term`.
+    pub const fn new(term: Term, index: LogIndex) -> Self {
+        Self { term, index }
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// Which life of which data directory speaks. `incarnation` is drawn once, when the directory is
+/// made, so that a wiped disk is another node (V8); `boot` counts starts, so that what an earlier
+/// life said is recognised as late.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Life {
+    /// Random, made with the data directory, never changed.
+    pub incarnation: u64,
+    /// Starts of this directory, from 1; durable before the first message leaves.
+    pub boot: u64,
+}

@@ -1,0 +1,20 @@
+//! termgate: a fencing-aware resource proxy with an embedded leader election.
+//!
+//! Clients send writes to any node; exactly one node, the elected leader, lets them through; each
+//! write carries the leader's term; the backend refuses a term older than one it has seen.
+//!
+//! ```text
+//! L5  main cli app config certs dev     composition: the only place that knows everything
+//! L4  proxy/  api/  guard/              the edges: HTTP in, HTTP out
+//! L3  driver/                           one loop owns core + store + state machine
+//! L2  storage/ transport/ hop/ clock metrics problem
+//! L1  raft/  registry/  fencing/        pure: no IO, no clock, no async, no threads
+//! L0  ids  time  quorum  lease          vocabulary and arithmetic
+//! ```
+//!
+//! A module imports only from layers below its own; `tests/tidy.rs` holds the arrows.
+
+pub mod ids;
+pub mod lease;
+pub mod quorum;
+pub mod time;
