@@ -18,3 +18,5 @@ pub mod ids;
 pub mod lease;
 pub mod quorum;
 pub mod time;
+
+pub mod raft;

@@ -1,0 +1,297 @@
+//! What every role shares: the durable state, the log, the promise, the queue of effects.
+//!
+//! Two rules live here and nowhere else. A message never leaves before the term it carries is
+//! durable (requirement M5), because [`Core::send`] adds that wait by itself; and an entry is
+//! handed out for apply exactly once, because [`Core::commit_to`] is the only way to commit.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
+use crate::lease::stretch;
+use crate::raft::config::Config;
+use crate::raft::effect::{DropReason, Effect, Event, Outcome};
+use crate::raft::entry::{Entry, HardState, Membership, Persist};
+use crate::raft::log::Log;
+use crate::raft::message::{Body, Message};
+use crate::raft::node::Boot;
+use crate::raft::transfer::Departure;
+use crate::time::{Duration, Instant};
+
+/// A small seeded generator (splitmix64): only election timeouts need it, so that campaigns of
+/// different nodes drift apart. Part of the core's state, so that a copy of a node goes on alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+        let span = high.saturating_sub(low).as_nanos().saturating_add(1);
+        low + Duration::from_nanos(u64::try_from(u128::from(self.next()) % span).unwrap_or(0))
+    }
+}
+
+/// What this node promised as a voter: no vote for another node before `until` (thesis 6.4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Promised {
+    /// The end, on this node's clock.
+    pub until: Instant,
+    /// To whom, in which term, and the newest session seen of it.
+    pub to: Option<(NodeId, Term, Session)>,
+    /// Until when an earlier life's promise may run. To whom it was given is forgotten, so nothing
+    /// releases from it (R7).
+    pub hold_until: Instant,
+}
+
+impl Promised {
+    /// Whether the promise forbids a vote for `candidate` at `now`.
+    ///
+    /// Not for the very leader it was given to (L4). And not when that leader itself handed over
+    /// (T-3, L7): the request then names its term and the number of the transfer, which is newer than
+    /// any session this node has heard of. A leader that gave a transfer up opens newer sessions
+    /// before it counts on promises again, so the late vote request of an abandoned transfer finds
+    /// the promise in force.
+    pub fn forbids(&self, now: Instant, candidate: NodeId, transfer: Option<(Term, Session)>) -> bool {
+        let released = match self.to {
+            None => false,
+            Some((leader, term, session)) => {
+                candidate == leader || transfer.is_some_and(|(from, number)| from == term && number > session)
+            }
+        };
+        now < self.hold_until || (now < self.until && !released)
+    }
+
+    /// A message of the leader of `term` arrived: another `length` without a vote for others.
+    pub fn renew(&mut self, now: Instant, length: Duration, leader: NodeId, term: Term, session: Session) {
+        let newest = match self.to {
+            Some((to, of, newest)) if (to, of) == (leader, term) => newest.max(session),
+            _ => session,
+        };
+        self.to = Some((leader, term, newest));
+        self.until = self.until.max(now + length);
+    }
+
+    /// When every promise is over.
+    pub fn end(&self) -> Instant {
+        self.until.max(self.hold_until)
+    }
+}
+
+/// Where a life begins to count its campaigns and its questions to the leader: a thousand million
+/// numbers away from its neighbours, so that an answer to an earlier life names nothing that is
+/// open in this one (V4, T1).
+const fn first_number(life: Life) -> u64 {
+    (life.incarnation ^ life.boot.wrapping_shl(32)) >> 2
+}
+
+/// The state that outlives a change of role.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Core {
+    pub config: Config,
+    pub life: Life,
+    /// The time of the present step. Never runs back.
+    pub now: Instant,
+    pub hard_state: HardState,
+    pub log: Log,
+    pub commit_index: LogIndex,
+    /// What the driver has reported as applied.
+    pub last_applied: LogIndex,
+    pub promised: Promised,
+    pub disk_stalled: bool,
+    /// The newest life seen of each member.
+    pub lives: BTreeMap<NodeId, Life>,
+    /// A transfer that this node began as leader and whose end it has not heard yet.
+    pub departure: Option<Departure>,
+    pub effects: VecDeque<Effect>,
+    rng: Rng,
+    io: IoSeq,
+    durable_io: IoSeq,
+    hard_state_io: IoSeq,
+    campaign: Campaign,
+    session: Session,
+    read_id: u64,
+}
+
+impl Core {
+    pub fn new(config: Config, boot: Boot, seed: u64, now: Instant) -> Self {
+        let log = Log::new(&boot.durable);
+        // R7: this life does not know what an earlier one promised, so it keeps the longest such
+        // promise, on a clock that may run fast.
+        let hold = stretch(boot.promised, config.clock_drift_ppm);
+        Self {
+            life: boot.life,
+            now,
+            hard_state: boot.durable.hard_state,
+            commit_index: log.base().index,
+            last_applied: log.base().index,
+            log,
+            promised: Promised { until: now, to: None, hold_until: now + hold },
+            disk_stalled: false,
+            lives: BTreeMap::new(),
+            departure: None,
+            effects: VecDeque::new(),
+            rng: Rng(seed ^ config.id.0.rotate_left(32)),
+            config,
+            io: IoSeq::ZERO,
+            durable_io: IoSeq::ZERO,
+            hard_state_io: IoSeq::ZERO,
+            campaign: Campaign(first_number(boot.life)),
+            session: Session::ZERO,
+            read_id: first_number(boot.life),
+        }
+    }
+
+    pub const fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    pub const fn term(&self) -> Term {
+        self.hard_state.current_term
+    }
+
+    pub fn membership(&self) -> &Membership {
+        self.log.membership()
+    }
+
+    pub fn is_voter(&self) -> bool {
+        self.membership().is_voter(self.id())
+    }
+
+    pub const fn next_campaign(&mut self) -> Campaign {
+        self.campaign = self.campaign.next();
+        self.campaign
+    }
+
+    pub const fn next_session(&mut self) -> Session {
+        self.session = self.session.next();
+        self.session
+    }
+
+    pub const fn next_read_id(&mut self) -> u64 {
+        self.read_id = self.read_id.wrapping_add(1);
+        self.read_id
+    }
+
+    /// A fresh election deadline: random each time (L14), and never within the own promise (M20).
+    pub fn election_deadline(&mut self) -> Instant {
+        let (low, high) = (self.config.election_timeout_min, self.config.election_timeout_max);
+        let wait = self.rng.between(low, high);
+        (self.now + wait).max(self.promised.end())
+    }
+
+    /// Moves to a higher term. The only place that clears the vote (V3).
+    pub fn adopt_term(&mut self, term: Term) {
+        assert!(term > self.term(), "a term never falls");
+        self.hard_state = HardState { current_term: term, voted_for: None };
+        self.persist_hard_state();
+    }
+
+    /// Gives this term's vote.
+    pub fn vote_for(&mut self, candidate: NodeId) {
+        let before = self.hard_state.voted_for;
+        assert!(before.is_none_or(|vote| vote == candidate), "one vote in a term");
+        if before.is_none() {
+            self.hard_state.voted_for = Some(candidate);
+            self.persist_hard_state();
+        }
+    }
+
+    fn persist_hard_state(&mut self) {
+        let hard_state = Some(self.hard_state);
+        self.hard_state_io = self.persist(hard_state, None, &[]);
+    }
+
+    /// Cuts the log before `from`, if given, and appends.
+    pub fn write_log(&mut self, from: Option<LogIndex>, entries: &[Entry]) {
+        assert!(from.is_none_or(|from| from > self.commit_index), "what is committed is never cut (C14)");
+        let io = self.persist(None, from, entries);
+        self.log.splice(from, entries, io);
+    }
+
+    /// Queues a write; joins the one that was queued last while nothing has come after it.
+    fn persist(&mut self, hard: Option<HardState>, from: Option<LogIndex>, append: &[Entry]) -> IoSeq {
+        if let (Some(Effect::Persist(last)), None) = (self.effects.back_mut(), from) {
+            last.hard_state = hard.or(last.hard_state);
+            last.append.extend_from_slice(append);
+            return last.io;
+        }
+        self.io = self.io.next();
+        let write = Persist { io: self.io, hard_state: hard, truncate_from: from, append: append.to_vec() };
+        self.effects.push_back(Effect::Persist(write));
+        self.io
+    }
+
+    /// A completion: a watermark, so an older one that comes late changes nothing (C12).
+    pub fn persisted(&mut self, io: IoSeq) {
+        self.durable_io = self.durable_io.max(io.min(self.io));
+        self.log.persisted(self.durable_io);
+    }
+
+    /// Whether `io` has completed.
+    pub fn is_durable(&self, io: IoSeq) -> bool {
+        io <= self.durable_io
+    }
+
+    /// What must be durable before a vote request leaves, and before the own vote counts: the
+    /// term, the vote and the last entry that the request claims (V6).
+    pub fn candidacy_io(&self) -> IoSeq {
+        let claimed = self.log.write_covering(self.log.last().index).unwrap_or(IoSeq::ZERO);
+        claimed.max(self.hard_state_io)
+    }
+
+    /// Sends in the current term, once that (E4) and `after` are durable.
+    pub fn send(&mut self, to: NodeId, session: Session, body: Body, after: IoSeq) {
+        self.send_in(self.term(), to, session, body, after);
+    }
+
+    /// Sends in the name of another term: pre-vote requests only.
+    pub fn send_in(&mut self, term: Term, to: NodeId, session: Session, body: Body, after: IoSeq) {
+        let after = after.max(self.hard_state_io);
+        let message = Message { from: self.id(), to, term, life: self.life, session, body };
+        let after = (!self.is_durable(after)).then_some(after);
+        self.effects.push_back(Effect::Send { message, after });
+    }
+
+    pub fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.effects.push_back(Effect::Reply { ticket, outcome });
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.effects.push_back(Effect::Event(event));
+    }
+
+    pub fn dropped(&mut self, from: NodeId, reason: DropReason) {
+        self.event(Event::Dropped { from, reason });
+    }
+
+    /// Commits up to `index` and hands the new entries out.
+    pub fn commit_to(&mut self, index: LogIndex) {
+        assert!(index <= self.log.last().index, "only what the log holds can be committed");
+        if index > self.commit_index {
+            let entries = self.log.range(self.commit_index, index);
+            self.commit_index = index;
+            self.effects.push_back(Effect::Apply(entries));
+        }
+    }
+
+    /// The driver has applied up to `index`.
+    pub fn applied(&mut self, index: LogIndex) {
+        self.last_applied = self.last_applied.max(index.min(self.commit_index));
+    }
+
+    /// The other members.
+    pub fn peers(&self) -> Vec<NodeId> {
+        self.membership().members().into_iter().filter(|id| *id != self.id()).collect()
+    }
+
+    /// The last entry that this node can claim.
+    pub fn last_log(&self) -> LogId {
+        self.log.last()
+    }
+}

@@ -1,0 +1,124 @@
+//! What is kept: log entries, the hard state and the membership.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::quorum::agreed_jointly;
+
+/// One entry of the replicated log (requirement M5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// The term it was first appended in, and its position.
+    pub id: LogId,
+    /// What it does.
+    pub payload: Payload,
+}
+
+/// What an entry does when it is applied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Payload {
+    /// The first entry of a term: it commits everything before it, and tells the state machine who
+    /// leads (thesis 3.6.2).
+    NoOp {
+        /// The leader of the entry's term.
+        leader: NodeId,
+    },
+    /// A new membership; in force from the moment it is appended.
+    Membership(Membership),
+    /// A command of the state machine, opaque to Raft.
+    Command(Bytes),
+}
+
+impl Entry {
+    /// Roughly what the entry takes in memory and on the wire; for byte limits.
+    pub fn size(&self) -> usize {
+        32 + match &self.payload {
+            Payload::NoOp { .. } => 0,
+            Payload::Membership(m) => 16 * (m.voters.len() + m.learners.len()),
+            Payload::Command(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// What must be durable before an answer that depends on it (requirement M5, thesis figure 3.1).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HardState {
+    /// The latest term this node has seen.
+    pub current_term: Term,
+    /// Who got this node's vote in `current_term`. Cleared by a higher term and by nothing else (V3).
+    pub voted_for: Option<NodeId>,
+}
+
+/// Who takes part. During a change both `voters` and `voters_old` must agree (joint consensus,
+/// thesis 4.3).
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Membership {
+    /// The voters.
+    pub voters: BTreeSet<NodeId>,
+    /// The voters of the configuration that is being left, while it is.
+    pub voters_old: Option<BTreeSet<NodeId>>,
+    /// Receive the log and do not vote.
+    pub learners: BTreeSet<NodeId>,
+}
+
+impl Membership {
+    /// A plain membership of voters.
+    pub fn of_voters(voters: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Whether `node` has a vote in either half.
+    pub fn is_voter(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.voters_old.as_ref().is_some_and(|v| v.contains(&node))
+    }
+
+    /// The largest value that a majority has reached, in both halves while there are two; `None`
+    /// when too few have any. Who is no voter is never asked.
+    pub fn agreed<T: Ord + Copy>(&self, reached: impl Fn(NodeId) -> Option<T>) -> Option<T> {
+        agreed_jointly(&self.voters, self.voters_old.as_ref(), reached)
+    }
+
+    /// Whether `who` holds a majority, in both halves while there are two.
+    pub fn is_quorum(&self, who: &BTreeSet<NodeId>) -> bool {
+        self.agreed(|id| who.contains(&id).then_some(())).is_some()
+    }
+
+    /// Everybody who receives the log, each once, in order.
+    pub fn members(&self) -> BTreeSet<NodeId> {
+        let mut all = self.voters.clone();
+        all.extend(self.voters_old.iter().flatten());
+        all.extend(&self.learners);
+        all
+    }
+}
+
+/// One write of the persistence queue. All of it becomes durable in one transaction, in the order
+/// of the queue; a later completion covers every earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Persist {
+    /// Its place in the queue.
+    pub io: crate::ids::IoSeq,
+    /// The new hard state, when it changed.
+    pub hard_state: Option<HardState>,
+    /// Remove this entry and all after it, before `append`.
+    pub truncate_from: Option<LogIndex>,
+    /// New entries, contiguous.
+    pub append: Vec<Entry>,
+}
+
+/// What a start finds on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Durable {
+    /// The last hard state.
+    pub hard_state: HardState,
+    /// The membership before the first entry of `log` (from the first configuration, or, later, a
+    /// snapshot).
+    pub membership: Membership,
+    /// The entry just before the first of `log`: zero until the log is compacted.
+    pub base: LogId,
+    /// The log, contiguous from `base.index + 1`.
+    pub log: Vec<Entry>,
+}

@@ -1,0 +1,92 @@
+//! The Raft core (Ongaro's thesis, "Consensus: Bridging Theory and Practice", 2014): pure,
+//! deterministic, without IO, clock, threads or async.
+//!
+//! # The idea
+//!
+//! A [`Node`] is a state machine. [`Node::step`] takes what happened and when; [`Node::poll`] hands
+//! out what is to be done about it; [`Node::deadline`] says when to look at the clock again, and
+//! [`Node::view`] what is to be seen. The same inputs give the same effects, bit for bit, so the
+//! simulator runs the very code that serves.
+//!
+//! The core never waits. Whatever must be durable first says so itself: each [`effect::Effect`]
+//! names the write it has to wait for, and the driver merely obeys. Which write that is, is decided
+//! in two lines of `core` (the term of a message, always) and where the effect is made.
+//!
+//! # The way through a leader's life
+//!
+//! **Election.** A follower that hears no leader for its random election timeout asks the others
+//! whether they would vote for it (pre-vote). If a quorum would, it raises the term, votes for
+//! itself, and asks in earnest once term, vote and the end of its log are on disk. One rule in
+//! `election` answers both questions. It refuses while the voter has promised a leader not to
+//! vote, and then does not even adopt the higher term: who was cut off can't disturb who was not.
+//!
+//! **Log.** The winner appends a no-op and sends it at once, while its own disk still writes it.
+//! For each follower, `progress` first looks for the last entry they share, then streams ahead of
+//! the answers. An entry is committed when a quorum has it *on disk* and it is of the leader's own
+//! term; committed entries are handed out for apply exactly once.
+//!
+//! **Reads.** A read gets a position. Every beat names the newest position; a quorum that answers
+//! has confirmed all reads up to it (`read_index`). Followers ask the leader for a position and
+//! then read at home.
+//!
+//! **Lease.** Each answer to a beat is also a promise not to vote for others for a while. What a
+//! quorum promised, counted from when the beat was *sent* and less what clocks may drift, is the
+//! lease: until its end no other node can have been elected. The fence, the token the proxy stamps
+//! on writes, is shown only with the no-op applied and no doubt about the lease.
+//!
+//! **Transfer.** To hand over, a leader first gives up its lease, brings the target up to date and
+//! tells it to campaign at once; its term in the vote request releases the voters from their
+//! promise. If nothing comes of it, new sessions end that release before the lease counts again
+//! (`transfer`).
+//!
+//! **End.** A leader that no quorum answers for an election timeout, whose disk stalls, or that
+//! sees a higher term, becomes a follower in that very step: its lease and fence are gone with the
+//! role, reads are refused, and who waits for an uncommitted entry is told `Unknown`.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `message`, `entry`, `config`, `effect`, `view` | the vocabulary: what is said, kept, set, done, seen |
+//! | `log` | terms, positions, memberships; which writes are under way |
+//! | `core` | what every role shares; sending and committing |
+//! | `election`, `follower`, `leader` | the roles; each knows only itself and the core |
+//! | `progress`, `read_index`, `transfer` | the leader's three concerns |
+//! | `receive` | what a message goes through before a role sees it |
+//! | `node` | the only place where a role changes |
+//! | `invariants` | what must always hold, asserted after each step in debug builds |
+//!
+//! `crate::quorum` and `crate::lease` hold the arithmetic. The rules have ids (`V1`, `R7`, …):
+//! `proto-spec/raft.md` states each, and `tests/scripts/raft` shows it happen.
+//!
+//! # What is left out
+//!
+//! - *Snapshots and compaction* (thesis 5). The shape is there: a log begins at its `base`. All of it
+//!   is in memory meanwhile, and a follower that is behind the base could not be helped.
+//! - *Membership change* (thesis 4). A membership takes effect when appended, is recomputed when the
+//!   log is cut, and every count is made in both halves of a joint one; but nothing proposes one.
+//!   When something does: the leader must open sessions with new members, a node must hear a
+//!   leader it does not know yet, and M1, M5, M8 and M10 need their code.
+//! - *Binding a directory to its member* (V8). A member's new, empty data directory is taken as a new
+//!   life. It has forgotten its votes; until membership change can exclude it, the operator must not
+//!   give an old name to an empty disk while the cluster runs.
+//! - *Byzantine peers*. Claims that contradict the protocol are dropped, never obeyed and never fatal,
+//!   but a member that lies consistently about its log or its promises is believed.
+
+pub mod config;
+mod core;
+pub mod effect;
+mod election;
+pub mod entry;
+mod follower;
+mod invariants;
+mod leader;
+pub mod leadership;
+mod log;
+pub mod message;
+mod node;
+mod progress;
+mod read_index;
+mod receive;
+mod transfer;
+pub mod view;
+
+pub use node::{Boot, Node};

@@ -1,0 +1,232 @@
+//! What a message goes through before a role sees it, and where it goes then.
+//!
+//! ```text
+//!   addressed here?  from a member?  plausible?  of the sender's present life?
+//!      -> vote requests: the one rule, which may refuse without adopting the term (stickiness)
+//!      -> a higher term is adopted, a lower one is answered (L2) or dropped
+//!      -> the role
+//! ```
+//!
+//! Nothing here can fail on what a peer claims; whatever is wrong becomes a counted drop.
+
+use crate::ids::{IoSeq, Life, LogId, NodeId, Term};
+use crate::lease::Lease;
+use crate::raft::core::Core;
+use crate::raft::effect::{Cause, DropReason, Event};
+use crate::raft::election::judge;
+use crate::raft::follower::respond;
+use crate::raft::leader::answer_read;
+use crate::raft::message::{
+    AppendResult, Body, Message, RequestVote, RequestVoteResponse, TimeoutNow, VoteRefusal,
+};
+use crate::raft::node::{Node, Role};
+use crate::raft::read_index::Reader;
+use crate::time::Duration;
+
+/// No honest cluster gets here: at a thousand elections a second it would take longer than the
+/// universe has existed. A peer that claims more must not push this node where no term is left.
+const HIGHEST_NUMBER: u64 = u64::MAX / 2;
+
+/// The longest promise that is believed; longer ones are a mistake.
+const LONGEST_PROMISE: Duration = Duration::from_secs(3600);
+
+impl Node {
+    pub(super) fn on_message(&mut self, message: &Message) {
+        if let Err(reason) = self.admit(message) {
+            return self.core.dropped(message.from, reason);
+        }
+        match &message.body {
+            Body::RequestVote(request) => self.on_vote_request(message, request),
+            Body::RequestVoteResponse(response) => self.on_vote_response(message, response),
+            _ => {
+                // E5.
+                if message.term > self.core.term() {
+                    self.adopt_term(message.term);
+                }
+                if message.term < self.core.term() {
+                    self.on_stale(message)
+                } else {
+                    self.on_current(message)
+                }
+            }
+        }
+    }
+
+    /// Whether a message may be looked at, and who is new.
+    fn admit(&mut self, message: &Message) -> Result<(), DropReason> {
+        let core = &mut self.core;
+        if message.to != core.id() || message.from == core.id() {
+            return Err(DropReason::Misaddressed);
+        }
+        // E1 (V8, M8): nobody outside teaches this node anything, least of all a term.
+        if !core.membership().members().contains(&message.from) {
+            return Err(DropReason::NotAMember);
+        }
+        if !is_plausible(message) {
+            return Err(DropReason::Malformed);
+        }
+        match note_life(core, message.from, message.life) {
+            Seen::Past => return Err(DropReason::StaleLife),
+            Seen::Same => {}
+            Seen::New => {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.on_new_life(core, message.from);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// E5: a vote request that a promise refuses (V-5) does not even raise the term.
+    fn on_vote_request(&mut self, message: &Message, request: &RequestVote) {
+        let lease_is_live = match &self.role {
+            Role::Leader(leader) => matches!(leader.lease(&self.core), Lease::Valid { .. }),
+            _ => false,
+        };
+        let mut verdict = judge(&self.core, lease_is_live, message.term, message.session, request);
+        if request.candidate_id != message.from {
+            verdict = Err(VoteRefusal::Unfit);
+        }
+        let heeded = !matches!(verdict, Err(VoteRefusal::Promised | VoteRefusal::Unfit));
+        if !request.ballot.pre_vote {
+            if heeded && message.term > self.core.term() {
+                self.adopt_term(message.term);
+            }
+            if verdict.is_ok() {
+                self.grant(message.from);
+            }
+        }
+        if let Err(refusal) = verdict {
+            self.core.event(Event::VoteRefused { candidate: message.from, refusal });
+        }
+        let response = RequestVoteResponse {
+            ballot: request.ballot,
+            vote_granted: verdict.is_ok(),
+            refusal: verdict.err(),
+        };
+        // V1: `send` holds it until term and vote are durable.
+        self.core.send(message.from, message.session, Body::RequestVoteResponse(response), IoSeq::ZERO);
+    }
+
+    /// Gives the vote. The voter waits for the new leader as long as for an old one.
+    fn grant(&mut self, candidate: NodeId) {
+        self.core.vote_for(candidate);
+        let deadline = self.core.election_deadline();
+        if let Role::Follower(follower) = &mut self.role {
+            follower.deadline = deadline;
+        }
+    }
+
+    fn on_vote_response(&mut self, message: &Message, response: &RequestVoteResponse) {
+        // A granted pre-vote may come from the very term that is asked about; any other higher term
+        // ends this round, and is adopted, so that the next one asks in a term that can win (M6).
+        let granted_pre_vote = response.ballot.pre_vote && response.vote_granted;
+        if message.term > self.core.term() && !granted_pre_vote {
+            return self.adopt_term(message.term);
+        }
+        let of_this_term =
+            response.ballot.pre_vote || message.term == self.core.term() || !response.vote_granted;
+        let counts = match &mut self.role {
+            Role::Candidate(candidate) => of_this_term && candidate.on_response(message.from, response),
+            _ => false,
+        };
+        if counts {
+            self.count_votes();
+        } else {
+            self.core.dropped(message.from, DropReason::Late);
+        }
+    }
+
+    /// E6: a message of an older term: whoever still leads there must learn the present one (L2).
+    fn on_stale(&mut self, message: &Message) {
+        let core = &mut self.core;
+        match &message.body {
+            Body::AppendEntries(append) => {
+                let result = AppendResult::Conflict { rejected: append.prev_log, hint: LogId::ZERO };
+                respond(core, message.from, message.session, append.beat, result, IoSeq::ZERO);
+            }
+            Body::ReadIndex(read) => answer_read(core, message.from, read.id, None),
+            _ => {}
+        }
+        core.dropped(message.from, DropReason::StaleTerm);
+    }
+
+    fn on_current(&mut self, message: &Message) {
+        if let (Body::AppendEntries(_), Role::Candidate(_)) = (&message.body, &self.role) {
+            self.become_follower(Cause::LeaderHeard);
+        }
+        let (core, from) = (&mut self.core, message.from);
+        match (&message.body, &mut self.role) {
+            (Body::AppendEntries(append), Role::Follower(follower)) => {
+                follower.on_append(core, from, message.session, append);
+                self.settle_departure();
+            }
+            (Body::AppendEntriesResponse(response), Role::Leader(leader)) => {
+                leader.on_append_response(core, message, response);
+            }
+            (Body::TimeoutNow(order), Role::Follower(_)) => self.on_timeout_now(message, order),
+            (Body::ReadIndex(read), Role::Leader(leader)) => {
+                leader.on_read(core, Reader::There(from, read.id));
+            }
+            (Body::ReadIndex(read), _) => answer_read(core, from, read.id, None),
+            (Body::ReadIndexResponse(response), Role::Follower(follower)) => {
+                follower.on_read_response(core, from, response);
+            }
+            // A second leader in this term, which no correct peer claims to be.
+            (Body::AppendEntries(_), Role::Leader(_)) => core.dropped(from, DropReason::Malformed),
+            _ => core.dropped(from, DropReason::Late),
+        }
+    }
+
+    fn on_timeout_now(&mut self, message: &Message, order: &TimeoutNow) {
+        let Role::Follower(follower) = &self.role else { return };
+        if follower.may_take_over(&self.core, message.from, message.session, order) {
+            let release = (self.core.term(), message.session);
+            self.become_candidate(Some(release), Cause::TransferReceived);
+        } else {
+            self.core.dropped(message.from, DropReason::Late);
+        }
+    }
+}
+
+/// E2: whether every number in a message is one that a correct peer could have reached.
+fn is_plausible(message: &Message) -> bool {
+    let term = |term: Term| term.0 <= HIGHEST_NUMBER;
+    let id = |id: &LogId| term(id.term) && id.index.0 <= HIGHEST_NUMBER;
+    let body = match &message.body {
+        Body::RequestVote(m) => id(&m.last_log) && m.transfer_from.is_none_or(term),
+        Body::AppendEntries(m) => {
+            id(&m.prev_log) && m.leader_commit.0 <= HIGHEST_NUMBER && m.entries.iter().all(|e| id(&e.id))
+        }
+        Body::AppendEntriesResponse(m) => {
+            m.promise.no_vote_for <= LONGEST_PROMISE
+                && match &m.result {
+                    AppendResult::Accepted { match_index } => match_index.0 <= HIGHEST_NUMBER,
+                    AppendResult::Conflict { rejected, hint } => id(rejected) && id(hint),
+                }
+        }
+        Body::TimeoutNow(m) => id(&m.last_log),
+        Body::ReadIndexResponse(m) => m.index.is_none_or(|index| index.0 <= HIGHEST_NUMBER),
+        Body::RequestVoteResponse(_) | Body::ReadIndex(_) => true,
+    };
+    body && term(message.term) && message.session.0 <= HIGHEST_NUMBER
+}
+
+enum Seen {
+    Past,
+    Same,
+    New,
+}
+
+/// Remembers the newest life of each member; what an earlier one said is late (E3, T1). Another
+/// incarnation is another disk: it can't be ordered, so the one that speaks is taken as present.
+fn note_life(core: &mut Core, from: NodeId, life: Life) -> Seen {
+    match core.lives.insert(from, life) {
+        Some(known) if known.incarnation == life.incarnation && known.boot > life.boot => {
+            core.lives.insert(from, known);
+            Seen::Past
+        }
+        Some(known) if known != life => Seen::New,
+        _ => Seen::Same,
+    }
+}
