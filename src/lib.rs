@@ -19,4 +19,6 @@ pub mod lease;
 pub mod quorum;
 pub mod time;
 
+pub mod fencing;
 pub mod raft;
+pub mod registry;

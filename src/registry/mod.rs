@@ -1,0 +1,13 @@
+//! The replicated state machine behind the election.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `command` | what a log entry can ask for, and what it is answered |
+//! | `machine` | applies entries, in order, to a state that is the same on every node |
+//! | `limits` | what the state holds at most |
+//! | `digest` | a fingerprint of everything that was applied |
+
+pub mod command;
+pub mod digest;
+pub mod limits;
+pub mod machine;
