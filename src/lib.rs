@@ -22,3 +22,10 @@ pub mod time;
 pub mod fencing;
 pub mod raft;
 pub mod registry;
+
+pub mod clock;
+pub mod hop;
+pub mod metrics;
+pub mod problem;
+pub mod storage;
+pub mod transport;

@@ -1,0 +1,314 @@
+//! What a node must not forget: its vote, its term and its log, in one redb file.
+//!
+//! The idea is to do little and to check everything. A node's whole durable state is two tables and
+//! a header, written by one thread, read once at start. What is written is exactly the queue of
+//! [`Persist`]s that the core made, in its order; a transaction takes any number of them (group
+//! commit) and either all or none of them are there after a crash. So hard state and log can never
+//! disagree about which came first.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `mod` | [`Store`]: open with every check, write one batch durably |
+//! | `directory` | the lock, and a first start that is all or nothing |
+//! | `format` | the records and their checksums |
+//! | `load` | what a start reads, and what it refuses |
+//! | `writer` | the thread that commits, because a commit blocks |
+//! | `error` | what went wrong and how to mend it |
+//!
+//! The walk of a write: `Writer::push` queues it and returns; the thread takes all that is queued,
+//! calls [`Store::write`], and reports the last one's [`IoSeq`] as durable. The core counts nothing
+//! before that report.
+//!
+//! **Two flushes per commit.** redb can commit with one flush: data and the switch to it go out
+//! together, and a start after a crash verifies checksums and takes the older commit when the newer
+//! one does not verify. That cannot tell a commit that was never finished from one that was
+//! acknowledged and later damaged: it would hand back an older vote without a word. With two-phase
+//! commits the switch is flushed after the data, so recovery never looks at the older commit, damage
+//! is reported as damage, and a second crash during recovery changes nothing (redb fixed a
+//! roll-back there in 4.3 that two-phase commits never had). Group commit pays for the second flush.
+//! The quick repair mode is off: it makes every commit write the allocator's state to save a walk
+//! over the file after a crash, and a start walks the file anyway, to verify it.
+//!
+//! **The first failure is the last** (S1). After a failed write or flush nothing is retried: the
+//! kernel may have dropped the pages and still call the next flush a success.
+//!
+//! Left out: snapshots and compaction (the table for the base of the log is there, it is always
+//! zero today), reading entries back while running (the core keeps its log), a reserve of free
+//! space, repair of a damaged directory (the node is added anew instead), and shrinking the
+//! remembered promise, which only grows.
+
+mod directory;
+mod error;
+mod format;
+mod load;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, Durability, ReadableTable, StorageBackend, Table, WriteTransaction};
+
+pub use error::StorageError;
+pub use writer::Writer;
+
+use error::Place;
+use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, LOG, RAFT};
+
+use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
+use crate::raft::entry::{Durable, Entry, HardState, Membership, Persist};
+use crate::time::Duration;
+
+/// The data file.
+pub const FILE_NAME: &str = "termgate.redb";
+
+/// Memory for redb's page cache. The log is read once, at start, and the inner pages of three small
+/// trees fit many times over; redb's own default (1 GiB) would be most of a node's memory.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Whose data it must be. The membership is written at the first start and ignored later: then the
+/// log knows better.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeId,
+    /// The first membership.
+    pub membership: Membership,
+}
+
+/// What a start found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Hard state, membership and log.
+    pub durable: Durable,
+    /// This life; already durable.
+    pub life: Life,
+    /// The longest promise any earlier life may have given. Zero at the first start.
+    pub promised: Duration,
+}
+
+/// The open data directory of one node; holds its lock.
+#[derive(Debug)]
+pub struct Store {
+    db: Database,
+    place: Place,
+    tip: Tip,
+    stopped: bool,
+    /// Held as long as the store; the last field, so that it is given free after the file is closed.
+    lock: Option<File>,
+}
+
+/// What the last commit left, for checking the next one.
+#[derive(Debug, Clone, Copy)]
+struct Tip {
+    hard_state: HardState,
+    bounds: Bounds,
+    io: Option<IoSeq>,
+}
+
+impl Store {
+    /// Opens `dir`, making it when it is missing, and starts a new life in it. `promise` is how long
+    /// this life will promise its voters; it is durable before this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the directory is in use, was made for another node or cluster or by a later version, is
+    /// damaged in any way, or can't be written.
+    pub fn open(dir: &Path, identity: &Identity, promise: Duration) -> Result<(Self, Opened), StorageError> {
+        let place = Place(dir.display().to_string());
+        let lock = directory::lock(dir, &place)?;
+        let (file, path) = directory::open_or_make(dir, &place)?;
+        let backend = FileBackend::new(file).map_err(|e| place.redb("opening it", e))?;
+        let (mut store, opened) = Self::open_in(place, backend, identity, promise, rand::random())?;
+        directory::settle(dir, &path).map_err(|e| store.place.unopenable(e))?;
+        store.lock = Some(lock);
+        Ok((store, opened))
+    }
+
+    /// Opens a store over any backend: the simulator's and the tests' disks. `incarnation` is used
+    /// only when the backend is empty, so that a seed decides it.
+    ///
+    /// A backend that lost power during its very first open, before this returned, may be left
+    /// without a readable header. Nothing was promised yet: the caller starts again with an empty
+    /// one, as [`Store::open`] does with its half-made file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_with_backend(
+        backend: impl StorageBackend,
+        identity: &Identity,
+        promise: Duration,
+        incarnation: u64,
+    ) -> Result<(Self, Opened), StorageError> {
+        Self::open_in(Place("(given backend)".to_owned()), backend, identity, promise, incarnation)
+    }
+
+    fn open_in(
+        place: Place,
+        backend: impl StorageBackend,
+        identity: &Identity,
+        promise: Duration,
+        incarnation: u64,
+    ) -> Result<(Self, Opened), StorageError> {
+        // redb may panic on a damaged file; for whoever starts the node that is damage like any other.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let db = open_database(&place, backend)?;
+            let opened = load::start_life(&db, &place, identity, promise, incarnation)?;
+            Ok((db, opened))
+        }));
+        let (db, opened) = match opened {
+            Ok(result) => result?,
+            Err(_) => return Err(place.corrupt("redb stopped while reading it")),
+        };
+        let last = opened.durable.log.last().map_or(opened.durable.base, |entry| entry.id);
+        let tip = Tip {
+            hard_state: opened.durable.hard_state,
+            bounds: Bounds { base: opened.durable.base, last },
+            io: None,
+        };
+        Ok((Self { db, place, tip, stopped: false, lock: None }, opened))
+    }
+
+    /// ST-1: makes all of `batch` durable, in order, in one transaction: when this returns, a power cut
+    /// loses none of it.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails or is full, or the batch breaks a rule of the queue. ST-8: every error is
+    /// terminal: later calls fail without touching the disk.
+    pub fn write(&mut self, batch: &[Persist]) -> Result<(), StorageError> {
+        if self.stopped {
+            return Err(self.place.stopped());
+        }
+        self.stopped = true; // also when the commit panics
+        self.tip = self.commit(batch)?;
+        self.stopped = false;
+        Ok(())
+    }
+
+    fn commit(&self, batch: &[Persist]) -> Result<Tip, StorageError> {
+        let txn = begin(&self.db, &self.place)?;
+        let mut tip = self.tip;
+        {
+            let mut log = txn.open_table(LOG).map_err(|e| self.place.redb("opening the log", e))?;
+            for persist in batch {
+                tip = self.apply(&mut log, tip, persist)?;
+            }
+            let mut raft = txn.open_table(RAFT).map_err(|e| self.place.redb("opening its state", e))?;
+            load::put(&mut raft, KEY_HARD_STATE, &tip.hard_state, &self.place)?;
+            load::put(&mut raft, KEY_BOUNDS, &tip.bounds, &self.place)?;
+        }
+        self.check_terms(&tip)?;
+        txn.commit().map_err(|e| self.place.redb("committing", e))?;
+        Ok(tip)
+    }
+
+    /// One element of the queue: hard state, then truncation, then new entries.
+    fn apply(
+        &self,
+        log: &mut Table<'_, u64, &'static [u8]>,
+        mut tip: Tip,
+        persist: &Persist,
+    ) -> Result<Tip, StorageError> {
+        if tip.io.is_some_and(|io| persist.io <= io) {
+            return Err(self.place.misuse(format!("write {} came twice or late", persist.io)));
+        }
+        tip.io = Some(persist.io);
+        if let Some(new) = persist.hard_state {
+            self.check_hard_state(&tip.hard_state, &new)?;
+            tip.hard_state = new;
+        }
+        if let Some(from) = persist.truncate_from {
+            tip.bounds.last = self.truncate(log, &tip.bounds, from)?;
+        }
+        for entry in &persist.append {
+            self.append(log, &tip.bounds.last, entry)?;
+            tip.bounds.last = entry.id;
+        }
+        Ok(tip)
+    }
+
+    fn truncate(
+        &self,
+        log: &mut Table<'_, u64, &'static [u8]>,
+        bounds: &Bounds,
+        from: LogIndex,
+    ) -> Result<LogId, StorageError> {
+        if from <= bounds.base.index {
+            return Err(self.place.misuse(format!("truncation from {from}, before the start of the log")));
+        }
+        let doing = "truncating the log";
+        log.retain_in(from.0.., |_, _| false).map_err(|e| self.place.redb(doing, e))?;
+        if from > bounds.last.index {
+            return Ok(bounds.last);
+        }
+        match log.last().map_err(|e| self.place.redb(doing, e))? {
+            Some((key, record)) => Ok(load::entry(key.value(), record.value(), &self.place)?.id),
+            None => Ok(bounds.base),
+        }
+    }
+
+    fn append(
+        &self,
+        log: &mut Table<'_, u64, &'static [u8]>,
+        last: &LogId,
+        entry: &Entry,
+    ) -> Result<(), StorageError> {
+        if entry.id.index != last.index.next() || entry.id.term < last.term {
+            return Err(self.place.misuse(format!("entry {} does not follow {last}", entry.id)));
+        }
+        let key = entry.id.index.0;
+        let record = format::encode(&key.to_le_bytes(), entry).map_err(|e| self.place.misuse(e))?;
+        log.insert(key, record.as_slice()).map_err(|e| self.place.redb("appending to the log", e))?;
+        Ok(())
+    }
+
+    /// ST-7: terms never go back, and a vote is never taken back within its term (V1, V2, V3).
+    fn check_hard_state(&self, old: &HardState, new: &HardState) -> Result<(), StorageError> {
+        let kept_vote = old.voted_for.is_none() || old.voted_for == new.voted_for;
+        if new.current_term > old.current_term || (new.current_term == old.current_term && kept_vote) {
+            return Ok(());
+        }
+        Err(self.place.misuse(format!(
+            "hard state would go from term {} voted {:?} to term {} voted {:?}",
+            old.current_term, old.voted_for, new.current_term, new.voted_for
+        )))
+    }
+
+    /// No entry of a term that the node has not durably reached.
+    fn check_terms(&self, tip: &Tip) -> Result<(), StorageError> {
+        if tip.bounds.last.term <= tip.hard_state.current_term {
+            return Ok(());
+        }
+        let (last, term) = (tip.bounds.last, tip.hard_state.current_term);
+        Err(self.place.misuse(format!("entry {last} is of a later term than current_term {term}")))
+    }
+}
+
+/// A transaction that is durable when its commit returns; see the module on why two phases.
+fn begin(db: &Database, place: &Place) -> Result<WriteTransaction, StorageError> {
+    let mut txn = db.begin_write().map_err(|e| place.redb("beginning a transaction", e))?;
+    txn.set_durability(Durability::Immediate).map_err(|e| place.failed("beginning", e.to_string()))?;
+    txn.set_two_phase_commit(true);
+    Ok(txn)
+}
+
+fn open_database(place: &Place, backend: impl StorageBackend) -> Result<Database, StorageError> {
+    let mut builder = Builder::new();
+    // Verify every page before any of it is believed (S4): the start reads the whole file anyway.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder.create_with_backend(backend).map_err(|e| match e {
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => {
+            place.foreign(e.to_string())
+        }
+        e => place.redb("opening it", e),
+    })
+}
+
+#[cfg(test)]
+mod tests;

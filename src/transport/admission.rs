@@ -1,0 +1,177 @@
+//! Who gets in: handshakes are bounded, and a connection is used only when its certificate names
+//! a node of this cluster that is a member (W-4, W-5).
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::ids::NodeId;
+use crate::transport::refusal::{REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
+
+/// Handshakes at once. Each costs two signatures; members need one each.
+const HANDSHAKES_MAX: usize = 64;
+/// From so many handshakes on, a source must first show that it can receive (RFC 9000, 8.1.2).
+const RETRY_ABOVE: usize = 16;
+/// A handshake's limit.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+
+/// What happens when a node has as many connections as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surplus {
+    /// The oldest goes: the node has restarted, or dialled again.
+    ReplaceOldest,
+    /// The new one is refused.
+    RefuseNewest,
+}
+
+/// The accepting side of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) cluster: String,
+    pub(crate) refusals: Arc<Refusals>,
+    handshakes: Arc<Semaphore>,
+    per_node: usize,
+    surplus: Surplus,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: BTreeSet<NodeId>,
+    /// Admitted connections, oldest first.
+    live: Vec<(NodeId, Connection)>,
+}
+
+impl Door {
+    pub(crate) fn new(endpoint: Endpoint, cluster: String, refusals: Arc<Refusals>) -> Self {
+        Self {
+            endpoint,
+            cluster,
+            refusals,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            per_node: 1,
+            surplus: Surplus::ReplaceOldest,
+            state: Mutex::default(),
+        }
+    }
+
+    /// At most `count` connections of one node; what happens beyond that is `surplus`.
+    pub(crate) fn per_node(self, count: usize, surplus: Surplus) -> Self {
+        Self { per_node: count, surplus, ..self }
+    }
+
+    /// Replaces the members; connections of a node that is none any more close at once.
+    pub(crate) fn set_members(&self, members: BTreeSet<NodeId>) {
+        let mut state = self.state();
+        state.members = members;
+        for (node, connection) in &state.live {
+            if !state.members.contains(node) {
+                connection.close(REMOVED, b"no member any more");
+            }
+        }
+    }
+
+    /// Accepts until the endpoint closes. Each admitted connection is given to `serve`, whose end
+    /// is the connection's end.
+    pub(crate) async fn run<S, F>(self: Arc<Self>, serve: S)
+    where
+        S: Fn(NodeId, Connection) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut connections = JoinSet::new();
+        while let Some(incoming) = self.endpoint.accept().await {
+            while connections.try_join_next().is_some() {}
+            if let Some((incoming, slot)) = self.bound_handshakes(incoming) {
+                connections.spawn(Arc::clone(&self).receive(incoming, slot, serve.clone()));
+            }
+        }
+    }
+
+    /// The slot is taken here, before anything runs: a burst must not pass the check as one.
+    fn bound_handshakes(&self, incoming: Incoming) -> Option<(Incoming, OwnedSemaphorePermit)> {
+        let taken = HANDSHAKES_MAX - self.handshakes.available_permits();
+        if taken >= RETRY_ABOVE && incoming.may_retry() {
+            let _ = incoming.retry();
+            return None;
+        }
+        match Arc::clone(&self.handshakes).try_acquire_owned() {
+            Ok(slot) => Some((incoming, slot)),
+            Err(_) => {
+                self.refusals.count("connection", "too-many-handshakes");
+                incoming.ignore();
+                None
+            }
+        }
+    }
+
+    async fn receive<S, F>(self: Arc<Self>, incoming: Incoming, slot: OwnedSemaphorePermit, serve: S)
+    where
+        S: Fn(NodeId, Connection) -> F,
+        F: Future<Output = ()>,
+    {
+        let Some((node, connection)) = self.admit(incoming).await else { return };
+        drop(slot);
+        let id = connection.stable_id();
+        let peer = connection.remote_address();
+        serve(node, connection.clone()).await;
+        self.state().live.retain(|(_, other)| other.stable_id() != id);
+        if let Some(end) = connection.close_reason() {
+            self.refusals.note_end(peer, Some(node), &end);
+        }
+    }
+
+    async fn admit(&self, incoming: Incoming) -> Option<(NodeId, Connection)> {
+        let peer = incoming.remote_address();
+        let connection = match timeout(HANDSHAKE_LIMIT, async { incoming.accept()?.await }).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(e)) => {
+                self.refusals.note_end(peer, None, &e);
+                return None;
+            }
+            Err(_) => {
+                self.refusals.count("connection", "handshake-timeout");
+                return None;
+            }
+        };
+        match node_of(&connection, &self.cluster).and_then(|node| self.enter(node, &connection)) {
+            Ok(node) => Some((node, connection)),
+            Err(refusal) => {
+                let claimed = node_of(&connection, &self.cluster).ok();
+                self.refusals.refuse(&connection, claimed, &refusal);
+                None
+            }
+        }
+    }
+
+    fn enter(&self, node: NodeId, connection: &Connection) -> Result<NodeId, Refusal> {
+        let mut state = self.state();
+        if !state.members.contains(&node) {
+            return Err(Refusal::NotAMember(node));
+        }
+        state.live.retain(|(_, live)| live.close_reason().is_none());
+        if state.live.iter().filter(|(other, _)| *other == node).count() >= self.per_node {
+            if self.surplus == Surplus::RefuseNewest {
+                return Err(Refusal::TooMany(node));
+            }
+            if let Some(oldest) = state.live.iter().position(|(other, _)| *other == node) {
+                let (_, connection) = state.live.remove(oldest);
+                let why =
+                    b"a newer connection of this node took its place; is a second process running as it?";
+                connection.close(SUPERSEDED, why);
+            }
+        }
+        state.live.push((node, connection.clone()));
+        Ok(node)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

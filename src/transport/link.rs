@@ -1,0 +1,201 @@
+//! One warm connection to one member, dialled again whenever it is lost.
+//!
+//! The pause between two attempts stays within a few heartbeats (a peer that is back must not wait
+//! out a long backoff), and a nudge ends it at once: when the peer's own connection arrives, it is
+//! alive. After a refusal the pause is longer, because certificates and memberships change slowly.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{ClientConfig, Connection, Endpoint};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::ids::NodeId;
+use crate::transport::refusal::{CLOSED, REMOVED, Refusal, Refusals, node_of};
+
+/// The first pause after a lost connection or a failed attempt.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest: three heartbeats of 50 ms, so that a returning peer is found within an election
+/// timeout (L13).
+const PAUSE_MAX: Duration = Duration::from_millis(150);
+/// The pause after a refusal by either side.
+const PAUSE_REFUSED: Duration = Duration::from_secs(1);
+/// An attempt's limit: several round trips of the longest links.
+const DIAL_LIMIT: Duration = Duration::from_millis(1500);
+/// An attempt younger than this is not given up for a nudge: it may be about to succeed.
+const DIAL_PATIENCE: Duration = Duration::from_millis(100);
+/// The name in the TLS handshake. Peers are known by identity; the name means nothing.
+const SERVER_NAME: &str = "termgate";
+
+/// What all links of one endpoint share.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) config: ClientConfig,
+    pub(crate) cluster: String,
+    pub(crate) refusals: Arc<Refusals>,
+}
+
+/// A connection that is kept up. Dropping it ends the connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    address: String,
+    connection: watch::Receiver<Option<Connection>>,
+    nudge: Arc<Notify>,
+    task: AbortHandle,
+}
+
+/// How one attempt ended.
+enum Dialled {
+    Up(Connection),
+    Refused,
+    Unreachable(String),
+    Nudged,
+}
+
+impl Link {
+    /// Starts dialling `to` at `address` (`host:port`, looked up at every attempt).
+    pub(crate) fn open(dialer: Arc<Dialer>, to: NodeId, address: String) -> Self {
+        let (sender, connection) = watch::channel(None);
+        let nudge = Arc::new(Notify::new());
+        let keeper =
+            Keeper { dialer, to, address: address.clone(), nudge: Arc::clone(&nudge), current: sender };
+        let task = tokio::spawn(keeper.run()).abort_handle();
+        Self { address, connection, nudge, task }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The connection, while there is one.
+    pub(crate) fn current(&self) -> Option<Connection> {
+        self.connection.borrow().clone().filter(|connection| connection.close_reason().is_none())
+    }
+
+    /// Follows the connection.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Connection>> {
+        self.connection.clone()
+    }
+
+    /// Closes the connection, if there is one; a new one is dialled.
+    pub(crate) fn renew(&self) {
+        if let Some(connection) = self.connection.borrow().as_ref() {
+            connection.close(CLOSED, b"abandoned");
+        }
+    }
+
+    /// The peer was seen alive: try now.
+    pub(crate) fn nudge(&self) {
+        self.nudge.notify_waiters();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(connection) = self.connection.borrow().as_ref() {
+            connection.close(REMOVED, b"no member any more");
+        }
+    }
+}
+
+struct Keeper {
+    dialer: Arc<Dialer>,
+    to: NodeId,
+    address: String,
+    nudge: Arc<Notify>,
+    current: watch::Sender<Option<Connection>>,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut pause = PAUSE_MIN;
+        for attempt in 0.. {
+            let wait = match self.dial_until_nudged(attempt).await {
+                Dialled::Up(connection) => {
+                    pause = PAUSE_MIN;
+                    self.hold(connection).await
+                }
+                Dialled::Refused => PAUSE_REFUSED,
+                Dialled::Nudged => Duration::ZERO,
+                Dialled::Unreachable(cause) => {
+                    tracing::debug!(node = %self.to, address = self.address, "cannot reach the peer: {cause}");
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    pause
+                }
+            };
+            let _ = timeout(wait, self.nudge.notified()).await;
+        }
+    }
+
+    async fn dial_until_nudged(&self, attempt: usize) -> Dialled {
+        let dial = self.dial(attempt);
+        tokio::pin!(dial);
+        if let Ok(dialled) = timeout(DIAL_PATIENCE, &mut dial).await {
+            return dialled;
+        }
+        tokio::select! {
+            dialled = dial => dialled,
+            () = self.nudge.notified() => Dialled::Nudged,
+            () = sleep(DIAL_LIMIT) => Dialled::Unreachable("no answer in time".to_owned()),
+        }
+    }
+
+    async fn dial(&self, attempt: usize) -> Dialled {
+        let address = match resolve(&self.address, attempt).await {
+            Ok(address) => address,
+            Err(cause) => return Dialled::Unreachable(cause),
+        };
+        let dialer = &self.dialer;
+        let connecting = match dialer.endpoint.connect_with(dialer.config.clone(), address, SERVER_NAME) {
+            Ok(connecting) => connecting,
+            Err(e) => return Dialled::Unreachable(e.to_string()),
+        };
+        match connecting.await {
+            Ok(connection) => self.check(connection),
+            Err(e) => match dialer.refusals.note_end(address, Some(self.to), &e) {
+                Some(_) => Dialled::Refused,
+                None => Dialled::Unreachable(e.to_string()),
+            },
+        }
+    }
+
+    /// The certificate must name exactly the node that was dialled, or nothing is sent (W-4).
+    fn check(&self, connection: Connection) -> Dialled {
+        let refusal = match node_of(&connection, &self.dialer.cluster) {
+            Ok(found) if found == self.to => return Dialled::Up(connection),
+            Ok(found) => Refusal::WrongNode { dialled: self.to, found },
+            Err(refusal) => refusal,
+        };
+        self.dialer.refusals.refuse(&connection, Some(self.to), &refusal);
+        Dialled::Refused
+    }
+
+    /// Offers the connection until it ends; answers how long to wait before the next attempt.
+    async fn hold(&self, connection: Connection) -> Duration {
+        tracing::debug!(node = %self.to, address = self.address, "connected");
+        self.current.send_replace(Some(connection.clone()));
+        let end = connection.closed().await;
+        self.current.send_replace(None);
+        let verdict = self.dialer.refusals.note_end(connection.remote_address(), Some(self.to), &end);
+        tracing::debug!(node = %self.to, "the connection ended: {end}");
+        if verdict.is_some() { PAUSE_REFUSED } else { PAUSE_MIN }
+    }
+}
+
+/// Looks `address` up; a name with several addresses is tried in turn.
+async fn resolve(address: &str, attempt: usize) -> Result<SocketAddr, String> {
+    if let Ok(literal) = address.parse() {
+        return Ok(literal);
+    }
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .map_err(|e| format!("cannot look up {address}: {e}"))?
+        .collect();
+    let turn = attempt.checked_rem(found.len()).ok_or_else(|| format!("{address} has no address"))?;
+    found.get(turn).copied().ok_or_else(|| format!("{address} has no address"))
+}

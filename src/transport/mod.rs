@@ -1,0 +1,41 @@
+//! Nodes talk QUIC with certificates on both sides.
+//!
+//! A walk-through. [`endpoint::PeerNet`] binds one UDP socket and keeps, through `link`, one
+//! dialled connection to every other member; what it sends goes through the queues of `peer`,
+//! heartbeats beside and never behind appends. On the accepting side `admission` lets a
+//! connection in only when its certificate names a member, and `peer` accepts a message only in
+//! the name of that member. Who refuses says why in the close frame (`refusal`), so both sides log
+//! it. `tls` and `credentials` are also what the TCP edges use. The bytes are in
+//! `proto-spec/wire.md`; rules are cited as W-n.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `identity` | whom a certificate speaks for |
+//! | `credentials` | the files, replaceable while connections live |
+//! | `tls` | configurations and verifiers, for QUIC and for TCP |
+//! | `socket` | UDP sockets and every limit of QUIC, with its reason |
+//! | `refusal` | why a connection is refused, counted and logged on both sides |
+//! | `admission` | who gets in |
+//! | `link` | one warm connection, dialled again when lost |
+//! | `frame` | a stream's bytes as frames |
+//! | `codec` | Raft messages as frames |
+//! | `queue` | what waits to be sent, bounded |
+//! | `peer` | one peer: streams out, streams in |
+//! | `endpoint` | the mesh |
+//!
+//! Left out: snapshots (stream kind 3 is reserved for them), datagrams, 0-RTT, migration,
+//! certificate revocation lists (removing a member closes its connections).
+
+pub mod codec;
+pub mod credentials;
+pub mod endpoint;
+pub mod identity;
+pub mod socket;
+pub mod tls;
+
+pub(crate) mod admission;
+pub(crate) mod frame;
+pub(crate) mod link;
+pub(crate) mod peer;
+pub(crate) mod queue;
+pub(crate) mod refusal;

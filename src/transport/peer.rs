@@ -1,0 +1,208 @@
+//! One peer: what is sent to it, and what is heard from it.
+//!
+//! Each side sends only on the connection that it dialled. There, control messages and appends
+//! have a stream and a queue of their own, so that a heartbeat is never behind a large append
+//! (T3). Nothing is carried over from a lost connection to the next: Raft sends again by itself,
+//! and old messages would only be dropped there as late (T1).
+
+use std::sync::Arc;
+
+use quinn::{Connection, RecvStream, SendStream, WriteError};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::ids::NodeId;
+use crate::raft::message::{Body, Message};
+use crate::transport::codec::{self, CodecError};
+use crate::transport::frame::{FrameError, Source};
+use crate::transport::link::Link;
+use crate::transport::queue::Queue;
+use crate::transport::refusal::{CLOSED, Refusal, Refusals};
+
+/// The first byte of a stream: what it carries (W-8).
+const CONTROL: u8 = 1;
+const APPEND: u8 = 2;
+
+/// Control messages are small; this many are seconds of heartbeats, and more would only be late.
+const CONTROL_FRAMES: usize = 128;
+const CONTROL_BYTES: usize = 256 * 1024;
+/// Twice what a leader has in flight to one follower (`max_inflight_messages`,
+/// `max_inflight_bytes`).
+const APPEND_FRAMES: usize = 128;
+const APPEND_BYTES: usize = 8 * 1024 * 1024;
+/// Frames that wait are written together, up to this many bytes.
+const WRITE_BYTES: usize = 64 * 1024;
+/// Control goes first when both have something to send.
+const CONTROL_PRIORITY: i32 = 1;
+const APPEND_PRIORITY: i32 = 0;
+
+/// The sending half: never blocks.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    link: Link,
+    control: Arc<Queue>,
+    append: Arc<Queue>,
+    refusals: Arc<Refusals>,
+    writers: [AbortHandle; 2],
+}
+
+impl Peer {
+    pub(crate) fn start(link: Link, refusals: Arc<Refusals>) -> Self {
+        let control = Arc::new(Queue::new(CONTROL_FRAMES, CONTROL_BYTES));
+        let append = Arc::new(Queue::new(APPEND_FRAMES, APPEND_BYTES));
+        let writer = |kind, priority, queue: &Arc<Queue>| {
+            let writer = Writer { kind, priority, queue: Arc::clone(queue), refusals: Arc::clone(&refusals) };
+            tokio::spawn(writer.run(link.watch())).abort_handle()
+        };
+        let writers = [writer(CONTROL, CONTROL_PRIORITY, &control), writer(APPEND, APPEND_PRIORITY, &append)];
+        Self { link, control, append, refusals, writers }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Queues a message. Without a connection, or with a full queue, it is dropped and counted.
+    pub(crate) fn send(&self, message: &Message) {
+        let carries_entries =
+            matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
+        let queue = if carries_entries { &self.append } else { &self.control };
+        if self.link.current().is_none() {
+            return self.refusals.count("message", "no-connection");
+        }
+        match codec::encode(message) {
+            Ok(frame) => {
+                if !queue.push(frame) {
+                    self.refusals.count("message", "queue-full");
+                }
+            }
+            Err(e) => {
+                tracing::error!(to = %message.to, "dropped a message that cannot be sent: {e}");
+                self.refusals.count("message", "too-long");
+            }
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.writers.iter().for_each(AbortHandle::abort);
+    }
+}
+
+struct Writer {
+    kind: u8,
+    priority: i32,
+    queue: Arc<Queue>,
+    refusals: Arc<Refusals>,
+}
+
+impl Writer {
+    /// One stream per connection, for as long as the link exists.
+    async fn run(self, mut connections: watch::Receiver<Option<Connection>>) {
+        while let Ok(up) = connections.wait_for(Option::is_some).await.map(|current| current.clone()) {
+            let Some(connection) = up else { continue };
+            let end = self.write(&connection).await;
+            tracing::debug!(kind = self.kind, "a stream ended: {end}");
+            for _ in 0..self.queue.clear() {
+                self.refusals.count("message", "connection-lost");
+            }
+            // Until the link has noticed as well, there is nothing to write to. A stream that the
+            // peer stopped alone does not end the connection; that breaks the protocol.
+            connection.close(CLOSED, b"a stream was stopped");
+            let gone = connection.stable_id();
+            let other = |current: &Option<Connection>| current.as_ref().is_none_or(|c| c.stable_id() != gone);
+            if connections.wait_for(other).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn write(&self, connection: &Connection) -> WriteError {
+        let mut stream = match self.open(connection).await {
+            Ok(stream) => stream,
+            Err(e) => return e,
+        };
+        loop {
+            let frames = self.queue.pop(WRITE_BYTES).await;
+            if let Err(e) = stream.write_chunk(frames).await {
+                return e;
+            }
+        }
+    }
+
+    async fn open(&self, connection: &Connection) -> Result<SendStream, WriteError> {
+        let mut stream = connection.open_uni().await?;
+        let _ = stream.set_priority(self.priority);
+        stream.write_all(&[self.kind]).await?;
+        Ok(stream)
+    }
+}
+
+/// The receiving half: hands on every message of a connection that `from` dialled, until it ends.
+pub(crate) async fn receive(
+    from: NodeId,
+    connection: Connection,
+    to: mpsc::Sender<Message>,
+    refusals: Arc<Refusals>,
+) {
+    let mut streams = JoinSet::new();
+    while let Ok(stream) = connection.accept_uni().await {
+        while streams.try_join_next().is_some() {}
+        let reader =
+            Reader { from, connection: connection.clone(), to: to.clone(), refusals: Arc::clone(&refusals) };
+        streams.spawn(reader.run(stream));
+    }
+}
+
+struct Reader {
+    from: NodeId,
+    connection: Connection,
+    to: mpsc::Sender<Message>,
+    refusals: Arc<Refusals>,
+}
+
+impl Reader {
+    async fn run(self, mut stream: RecvStream) {
+        let mut kind = [0];
+        if stream.read_exact(&mut kind).await.is_err() {
+            return;
+        }
+        if kind != [CONTROL] && kind != [APPEND] {
+            return self.refuse(&Refusal::Malformed(format!("a stream of kind {}", kind[0])));
+        }
+        let mut source = Source::new(stream, CLOSED);
+        loop {
+            let message = match source.frame(codec::FRAME_MAX_BYTES).await {
+                Ok(Some(payload)) => self.check(&payload),
+                Ok(None) | Err(FrameError::Read(_)) => return,
+                Err(e) => Err(Refusal::Malformed(e.to_string())),
+            };
+            match message {
+                // A full inbox holds the stream back, and through flow control the sender.
+                Ok(message) => {
+                    if self.to.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Err(refusal) => return self.refuse(&refusal),
+            }
+        }
+    }
+
+    /// A message must speak for the node of the certificate (W-6).
+    fn check(&self, payload: &[u8]) -> Result<Message, Refusal> {
+        let message = codec::decode(payload).map_err(|e| match e {
+            CodecError::Version(version) => Refusal::Version(version),
+            other => Refusal::Malformed(other.to_string()),
+        })?;
+        if message.from != self.from {
+            return Err(Refusal::Impostor { identity: self.from, claimed: message.from });
+        }
+        Ok(message)
+    }
+
+    fn refuse(&self, refusal: &Refusal) {
+        self.refusals.refuse(&self.connection, Some(self.from), refusal);
+    }
+}
