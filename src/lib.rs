@@ -29,3 +29,5 @@ pub mod metrics;
 pub mod problem;
 pub mod storage;
 pub mod transport;
+
+pub mod driver;

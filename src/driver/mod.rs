@@ -1,0 +1,23 @@
+//! One loop owns the core, the store's queue and the state machine.
+//!
+//! ```text
+//!   edges ── handle ──►┐                        ┌──► storage::writer (its own thread)
+//!   peers ── messages ─►│  run ── cycle ── core │──► transport (same thread)
+//!   disk ── durable ───►┘                        └──► watch: Leadership, callers' answers
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `cycle` | one turn without IO: core, state machine, what waits; the simulator runs it too |
+//! | `run` | the loop on its own thread: one event in, one turn, its output carried out |
+//! | `fatal` | why the loop ends by itself |
+//! | `pending` | who waits, by ticket |
+//! | `observe` | counts, logs, and distrusts the clock |
+//! | `handle` | the only door from the edges to the loop |
+
+pub mod cycle;
+pub mod fatal;
+pub mod handle;
+mod observe;
+mod pending;
+pub mod run;

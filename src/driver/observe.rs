@@ -1,0 +1,140 @@
+//! What the loop notices about itself: role changes, refusals, the disk and the clock. It counts
+//! and logs; the one thing it decides is whether the clock can still be believed.
+
+use crate::clock;
+use crate::driver::cycle::Cycle;
+use crate::driver::fatal::Fatal;
+use crate::fencing::leadership::Leadership;
+use crate::metrics::{Metrics, PeerLabel, RoleLabel};
+use crate::raft::config::Config;
+use crate::raft::effect::{Cause, Event, RoleKind};
+use crate::time::{Duration, Instant};
+
+/// How often the gauges that need a full view are refreshed: finer than any scrape.
+const GAUGE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Counts and logs for one loop.
+#[derive(Debug)]
+pub struct Observer {
+    metrics: Metrics,
+    /// How late a timer may fire before the loop must have been paused.
+    pause_limit: Duration,
+    /// How far the two clocks may move apart before the machine must have been suspended.
+    suspend_limit: Duration,
+    /// `BOOTTIME` and `MONOTONIC` when they were last compared.
+    clocks: (Instant, Instant),
+    /// When this node's campaign began.
+    campaign_since: Option<Instant>,
+    gauges_at: Instant,
+}
+
+impl Observer {
+    /// Starts to observe.
+    pub fn new(metrics: Metrics, config: &Config) -> Self {
+        Self {
+            metrics,
+            pause_limit: config.election_timeout_min / 2,
+            suspend_limit: config.lease_margin,
+            clocks: (clock::now(), clock::monotonic()),
+            campaign_since: None,
+            gauges_at: Instant::ZERO,
+        }
+    }
+
+    /// Whether time may have passed that this process did not see: it was due at `wake` and runs
+    /// only now, or the clock that stops in suspend fell behind the one that goes on.
+    pub fn clock_is_suspect(&mut self, now: Instant, wake: Instant) -> bool {
+        let monotonic = clock::monotonic();
+        let (boot_before, mono_before) = self.clocks;
+        self.clocks = (now, monotonic);
+        let apart = now.since(boot_before).abs_diff(monotonic.since(mono_before));
+        let suspended = apart > self.suspend_limit;
+        let paused = now.since(wake) > self.pause_limit;
+        if suspended || paused {
+            let late_ms = now.since(wake).as_millis();
+            tracing::warn!(%late_ms, suspended, "the loop missed time; the lease is suspect until a quorum answers");
+            self.metrics.refuse("lease", if suspended { "suspended" } else { "paused" });
+        }
+        suspended || paused
+    }
+
+    /// The disk stalled, or recovered.
+    pub fn disk(&self, stalled: bool) {
+        if stalled {
+            tracing::warn!(
+                "a write has been waiting for the disk for half an election timeout; not leading until it ends"
+            );
+            self.metrics.refuse("leadership", "disk-stalled");
+        } else {
+            tracing::info!("the disk answers again");
+        }
+    }
+
+    /// One event of the core.
+    pub fn event(&mut self, event: &Event) -> Result<(), Fatal> {
+        match event {
+            Event::RoleChanged { role, term, cause } => self.role_changed(*role, term.0, *cause),
+            Event::VoteRefused { candidate, refusal } => {
+                tracing::debug!(%candidate, ?refusal, "vote refused");
+                self.metrics.refuse("vote", format!("{refusal:?}"));
+            }
+            Event::Dropped { from, reason } => {
+                tracing::debug!(%from, ?reason, "message dropped");
+                self.metrics.refuse("message", format!("{reason:?}"));
+            }
+            Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
+        }
+        Ok(())
+    }
+
+    fn role_changed(&mut self, role: RoleKind, term: u64, cause: Cause) {
+        tracing::info!(role = role.name(), term, ?cause, "role changed");
+        let label = RoleLabel { role: role.name(), cause: format!("{cause:?}") };
+        self.metrics.role_changes.get_or_create(&label).inc();
+        match role {
+            RoleKind::PreCandidate | RoleKind::Candidate => {
+                self.campaign_since.get_or_insert_with(clock::now);
+            }
+            RoleKind::Leader => {
+                let since = self.campaign_since.take();
+                let took = since.map_or(Duration::ZERO, |since| clock::now().since(since));
+                self.metrics.election_seconds.observe(took.as_secs_f64());
+            }
+            RoleKind::Follower | RoleKind::Learner => self.campaign_since = None,
+        }
+    }
+
+    /// After each turn: the gauges.
+    pub fn turn(&mut self, cycle: &Cycle, leadership: &Leadership, oldest_write: Option<Instant>) {
+        let now = clock::now();
+        if now.since(self.gauges_at) < GAUGE_INTERVAL {
+            return;
+        }
+        self.gauges_at = now;
+        let metrics = &self.metrics;
+        let lease = leadership.lease_until.map_or(Duration::ZERO, |until| until.since(now));
+        metrics.term.set(signed(leadership.term.0));
+        metrics.is_leader.set(i64::from(leadership.role == RoleKind::Leader));
+        metrics.lease_remaining_ms.set(millis(lease));
+        metrics.commit_index.set(signed(leadership.commit_index.0));
+        metrics.last_applied.set(signed(leadership.last_applied.0));
+        metrics.fsync_outstanding_ms.set(oldest_write.map_or(0, |since| millis(now.since(since))));
+        let view = cycle.view();
+        metrics.quorum_answer_age_ms.set(view.quorum_contact.map_or(-1, |at| millis(now.since(at))));
+        for peer in &view.peers {
+            let label = PeerLabel { peer: peer.id.0 };
+            let lag = view.last_log.index.0.saturating_sub(peer.match_index.0);
+            metrics.peer_lag.get_or_create(&label).set(signed(lag));
+            let age = peer.last_contact.map_or(-1, |at| millis(now.since(at)));
+            metrics.peer_contact_age_ms.get_or_create(&label).set(age);
+        }
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

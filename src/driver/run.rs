@@ -1,0 +1,311 @@
+//! The loop: wait for one event, run one turn of the [`Cycle`], carry its output out.
+//!
+//! It has a thread of its own with its own runtime, on which the QUIC endpoint of Raft lives too,
+//! so a busy proxy can't delay a heartbeat. The store's writer has another thread, so a slow disk
+//! can't stop the loop; the loop watches how long the oldest write has been waiting instead.
+//!
+//! Nothing is decided here. The order in which an output is carried out is the one that
+//! [`cycle`](crate::driver::cycle) demands: publish, persist, send, answer.
+
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock;
+use crate::driver::cycle::{Cycle, Output};
+use crate::driver::fatal::Fatal;
+use crate::driver::handle::{Handle, QUEUE_LIMIT, Request};
+use crate::driver::observe::Observer;
+use crate::driver::pending::{Caller, Pending};
+use crate::fencing::leadership::Leadership;
+use crate::ids::IoSeq;
+use crate::metrics::Metrics;
+use crate::raft::config::Config;
+use crate::raft::effect::Input;
+use crate::raft::message::Message;
+use crate::raft::{Boot, Node};
+use crate::registry::command::Member;
+use crate::registry::machine::Machine;
+use crate::storage::{Opened, Store, Writer};
+use crate::time::{Duration, Instant};
+use crate::transport::endpoint::{PeerConfig, PeerNet};
+
+/// Events taken into one turn's batch before anything is published or sent: enough for a group
+/// commit, few enough that a heartbeat never waits for long.
+const BATCH_LIMIT: usize = 256;
+/// Messages from peers that may wait for the loop; beyond it the transport drops, as a network may.
+const INBOUND_LIMIT: usize = 8192;
+
+/// What a node's loop is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core's parameters.
+    pub config: Config,
+    /// The opened store and what was found in it.
+    pub store: (Store, Opened),
+    /// The members of the first configuration, with their addresses.
+    pub members: Vec<Member>,
+    /// The mesh.
+    pub peers: PeerConfig,
+    /// Where everything is counted.
+    pub metrics: Metrics,
+    /// Seeds the election timeouts.
+    pub seed: u64,
+}
+
+/// A running loop.
+#[derive(Debug)]
+pub struct Running {
+    /// The door to it.
+    pub handle: Handle,
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends the loop and waits for it. Queued writes that nobody was answered for may be lost, as
+    /// in a crash.
+    pub fn stop(self) {
+        // The loop may have ended by itself; then there is nobody to tell.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts the loop on a thread of its own. `on_fatal` is called at most once, when it ends by
+/// itself; the process should end then.
+pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) -> Result<Running, Fatal> {
+    let machine = Arc::new(RwLock::new(Machine::new(parts.members.clone())));
+    let (requests, requests_in) = mpsc::channel(QUEUE_LIMIT);
+    let first = Arc::new(Leadership::unknown(parts.config.id));
+    let (published, leadership) = watch::channel(first);
+    let handle = Handle::new(parts.config.id, requests, leadership, Arc::clone(&machine));
+    let (stop, stopped) = oneshot::channel();
+    let (ready, started) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("consensus".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(ready.send(Err(Fatal::Thread(error)))),
+        };
+        runtime.block_on(async move {
+            let fatal = on_fatal.clone();
+            match Loop::assemble(parts, machine, published, requests_in, stopped, fatal).await {
+                Err(error) => drop(ready.send(Err(error))),
+                Ok(mut node) => {
+                    drop(ready.send(Ok(())));
+                    if let Err(fatal) = node.run().await {
+                        on_fatal(fatal);
+                    }
+                }
+            }
+        });
+    })?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(Running { handle, stop, thread }),
+        Ok(Err(fatal)) => Err(fatal),
+        Err(_) => Err(Fatal::Thread(std::io::Error::other("the consensus thread ended at once"))),
+    }
+}
+
+/// Everything that can wake the loop.
+#[derive(Debug)]
+enum Event {
+    /// A request of the edges.
+    Request(Request),
+    /// A message from a peer.
+    Message(Message),
+    /// A write is durable.
+    Durable(IoSeq),
+    /// The deadline.
+    Timer,
+    /// The process is ending.
+    Stop,
+}
+
+struct Loop {
+    cycle: Cycle,
+    writer: Writer,
+    net: PeerNet,
+    pending: Pending,
+    observer: Observer,
+    published: watch::Sender<Arc<Leadership>>,
+    requests: mpsc::Receiver<Request>,
+    inbound: mpsc::Receiver<Message>,
+    durable: mpsc::UnboundedReceiver<IoSeq>,
+    stopped: oneshot::Receiver<()>,
+    /// How old the oldest write may be before the disk counts as stalled.
+    stall_limit: Duration,
+    stalled: bool,
+}
+
+impl Loop {
+    async fn assemble(
+        parts: Parts,
+        machine: Arc<RwLock<Machine>>,
+        published: watch::Sender<Arc<Leadership>>,
+        requests: mpsc::Receiver<Request>,
+        stopped: oneshot::Receiver<()>,
+        on_fatal: impl Fn(Fatal) + Send + 'static,
+    ) -> Result<Self, Fatal> {
+        let (inbound_out, inbound) = mpsc::channel(INBOUND_LIMIT);
+        let net = PeerNet::start(parts.peers, inbound_out).await?;
+        // Bounded by the number of writes in the queue, which the core bounds.
+        let (durable_out, durable) = mpsc::unbounded_channel();
+        let (store, opened) = parts.store;
+        // The loop that would be told has ended with the process.
+        let on_durable = move |io| {
+            let _ = durable_out.send(io);
+        };
+        let on_failure = move |error| on_fatal(Fatal::Storage(error));
+        let writer = Writer::start(store, parts.metrics.clone(), on_durable, on_failure);
+        let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
+        let stall_limit = parts.config.election_timeout_max / 2;
+        let observer = Observer::new(parts.metrics, &parts.config);
+        let node = Node::new(parts.config, boot, parts.seed, clock::now());
+        Ok(Self {
+            cycle: Cycle::new(node, machine),
+            writer,
+            net,
+            pending: Pending::default(),
+            observer,
+            published,
+            requests,
+            inbound,
+            durable,
+            stopped,
+            stall_limit,
+            stalled: false,
+        })
+    }
+
+    async fn run(&mut self) -> Result<(), Fatal> {
+        loop {
+            let wake = self.next_wake();
+            let Some(event) = self.next_event(wake).await else { return Ok(()) };
+            let now = clock::now();
+            if self.observer.clock_is_suspect(now, wake) {
+                self.cycle.feed(now, Input::ClockSuspect);
+            }
+            self.watch_disk(now);
+            self.feed(now, event);
+            for _ in 1..BATCH_LIMIT {
+                let Some(event) = self.ready_event() else { break };
+                // Read anew: a heartbeat must not count as heard before it was sent (L-2).
+                self.feed(clock::now(), event);
+            }
+            let output = self.cycle.drain(clock::now());
+            self.carry_out(output)?;
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let deadline = self.cycle.deadline();
+        match self.writer.oldest_outstanding() {
+            Some(since) if !self.stalled => deadline.min(since + self.stall_limit),
+            _ => deadline,
+        }
+    }
+
+    /// Waits for whatever happens first; `None` when the process is ending.
+    async fn next_event(&mut self, wake: Instant) -> Option<Event> {
+        let sleep = tokio::time::sleep(wake.since(clock::now()));
+        let event = tokio::select! {
+            biased;
+            _ = &mut self.stopped => Event::Stop,
+            () = sleep => Event::Timer,
+            Some(io) = self.durable.recv() => Event::Durable(io),
+            Some(message) = self.inbound.recv() => Event::Message(message),
+            Some(request) = self.requests.recv() => Event::Request(request),
+        };
+        match event {
+            Event::Stop => None,
+            event => Some(event),
+        }
+    }
+
+    /// What is there already, without waiting.
+    fn ready_event(&mut self) -> Option<Event> {
+        if let Ok(io) = self.durable.try_recv() {
+            return Some(Event::Durable(io));
+        }
+        if let Ok(message) = self.inbound.try_recv() {
+            return Some(Event::Message(message));
+        }
+        self.requests.try_recv().ok().map(Event::Request)
+    }
+
+    fn feed(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Timer | Event::Stop => self.cycle.feed(now, Input::Timeout),
+            Event::Message(message) => self.cycle.feed(now, Input::Receive(message)),
+            Event::Durable(io) => self.cycle.feed(now, Input::Persisted { io }),
+            Event::Request(request) => self.request(now, request),
+        }
+    }
+
+    fn request(&mut self, now: Instant, request: Request) {
+        match request {
+            Request::Propose { op, reply } => {
+                let ticket = self.pending.register(Caller::Propose(reply));
+                self.cycle.propose(now, op, ticket);
+            }
+            Request::Read { reply } => {
+                let ticket = self.pending.register(Caller::Read(reply));
+                self.cycle.feed(now, Input::Read { ticket });
+            }
+            Request::Transfer { to, reply } => {
+                let ticket = self.pending.register(Caller::Transfer(reply));
+                self.cycle.feed(now, Input::Transfer { ticket, to });
+            }
+            // The caller may have gone away.
+            Request::View { reply } => drop(reply.send(self.cycle.view())),
+        }
+    }
+
+    /// A leader whose disk stalls must not be kept alive by its heartbeats (L9).
+    fn watch_disk(&mut self, now: Instant) {
+        let oldest = self.writer.oldest_outstanding();
+        let stalled = oldest.is_some_and(|since| now.since(since) >= self.stall_limit);
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            self.observer.disk(stalled);
+            self.cycle.feed(now, Input::DiskStalled(stalled));
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) -> Result<(), Fatal> {
+        self.publish();
+        for persist in output.persist {
+            self.writer.push(persist);
+        }
+        for message in output.send {
+            self.net.send(message);
+        }
+        for (ticket, answered) in output.answers {
+            self.pending.answer(ticket, answered);
+        }
+        for event in output.events {
+            self.observer.event(&event)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let new = self.cycle.leadership();
+        self.observer.turn(&self.cycle, &new, self.writer.oldest_outstanding());
+        self.published.send_if_modified(|published| {
+            if **published == new {
+                return false;
+            }
+            let wakes = is_news(published, &new);
+            *published = Arc::new(new);
+            wakes
+        });
+    }
+}
+
+/// A longer lease or a higher commit index is no reason to wake those who wait for a change.
+fn is_news(old: &Leadership, new: &Leadership) -> bool {
+    let facts = |l: &Leadership| (l.role, l.term, l.leader, l.fence, l.lease_until.is_some(), l.last_applied);
+    facts(old) != facts(new)
+}
