@@ -31,3 +31,8 @@ pub mod storage;
 pub mod transport;
 
 pub mod driver;
+
+pub mod api;
+pub mod demo;
+pub mod guard;
+pub mod proxy;

@@ -1,0 +1,314 @@
+//! The registry over HTTP.
+//!
+//! A write is proposed at the leader and answered once it is applied. A read is one look at the
+//! applied state, and differs by what is done around it:
+//!
+//! - `stale`: nothing.
+//! - `linearizable`: before it, a read position is confirmed and applied here; works on any node.
+//! - `lease`: after it, the lease must still hold (M22: look first, then ask). At a follower the
+//!   request goes to the leader. Without a valid lease the leader confirms a position instead: the
+//!   same promise, one round slower.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, HeaderValue};
+use http::{Request, Response, StatusCode};
+use tokio::time::{timeout, timeout_at};
+
+use crate::api::answers::{KeyInfo, KeyList};
+use crate::api::fields::{self, bad_request, json, place, query};
+use crate::api::forward::{Attempt, Effect, Hold, refused_read, refused_write, unknown};
+use crate::api::{Caller, Inner};
+use crate::driver::handle::{Applied, Refused};
+use crate::fencing::mode::Consistency;
+use crate::ids::{LogIndex, Term};
+use crate::problem::{Kind, Problem};
+use crate::registry::command::{Answer, Condition, Op};
+use crate::registry::limits::{self, VALUE_BYTES};
+use crate::registry::machine::{Machine, Value};
+
+/// Keys in one list unless asked for fewer or more.
+const LIST_DEFAULT: usize = 1_000;
+/// Keys in one list at most: about a megabyte of names.
+const LIST_LIMIT: usize = 10_000;
+
+/// `PUT /registry/keys/{key}`.
+pub(super) async fn put(
+    context: &Inner,
+    caller: Caller,
+    key: String,
+    request: &Request<Bytes>,
+) -> Result<Response<Bytes>, Problem> {
+    limits::valid_key(&key).map_err(bad_request)?;
+    if request.body().len() > VALUE_BYTES {
+        return Err(Problem::new(Kind::ContentTooLarge, "a value has at most 1 MiB"));
+    }
+    let condition = fields::condition(request.headers())?;
+    let op = Op::Put { key: key.clone(), value: request.body().clone(), condition };
+    let applied = match write(context, caller, request, op).await? {
+        Written::Here(applied) => applied,
+        Written::Elsewhere(response) => return Ok(response),
+    };
+    let version = accepted(&applied)?;
+    let made = |machine: &Machine| machine.key(&key).is_some_and(|value| value.created == version);
+    let created = context.handle.with_machine(made);
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
+    response.headers_mut().insert(ETAG, fields::etag(version));
+    place(&mut response, applied.index, applied.term);
+    Ok(response)
+}
+
+/// `DELETE /registry/keys/{key}`.
+pub(super) async fn delete(
+    context: &Inner,
+    caller: Caller,
+    key: String,
+    request: &Request<Bytes>,
+) -> Result<Response<Bytes>, Problem> {
+    limits::valid_key(&key).map_err(bad_request)?;
+    let op = Op::Delete { key, condition: fields::condition(request.headers())? };
+    let applied = match write(context, caller, request, op).await? {
+        Written::Here(applied) => applied,
+        Written::Elsewhere(response) => return Ok(response),
+    };
+    accepted(&applied)?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    place(&mut response, applied.index, applied.term);
+    Ok(response)
+}
+
+/// Where a write was carried out.
+enum Written {
+    Here(Applied),
+    Elsewhere(Response<Bytes>),
+}
+
+async fn write(
+    context: &Inner,
+    caller: Caller,
+    request: &Request<Bytes>,
+    op: Op,
+) -> Result<Written, Problem> {
+    let hold = Hold::new(context, caller, Effect::Write);
+    loop {
+        let leader = hold.leader().await?;
+        if leader != context.handle.node() {
+            match hold.pass_on(leader, request).await? {
+                Attempt::Done(response) => return Ok(Written::Elsewhere(response)),
+                Attempt::NotThere => hold.after(leader).await?,
+            }
+            continue;
+        }
+        match timeout(context.limits.answer, context.handle.propose(op.clone())).await {
+            Ok(Ok(applied)) => return Ok(Written::Here(applied)),
+            // Only this refusal says that nothing is in the log and that another attempt may work.
+            Ok(Err(Refused::NotLeader { .. })) => hold.after(leader).await?,
+            Ok(Err(refused)) => return Err(refused_write(&refused)),
+            Err(_) => return Err(unknown("the write was not committed in time and still may be".into())),
+        }
+    }
+}
+
+/// The new version, or the problem that the state machine's answer is.
+fn accepted(applied: &Applied) -> Result<LogIndex, Problem> {
+    match applied.answer {
+        Answer::Done { version } => Ok(version),
+        Answer::ConditionFailed { current: Some(version) } => {
+            Err(precondition(format!("the key has version {version}")))
+        }
+        Answer::ConditionFailed { current: None } => Err(precondition("the key does not exist".into())),
+        Answer::NotFound => Err(Problem::new(Kind::NotFound, "the key does not exist")),
+        Answer::LimitExceeded(limit) => Err(Problem::new(Kind::LimitExceeded, limit)),
+        Answer::StaleTerm => Err(Problem::new(
+            Kind::StaleTerm,
+            "leadership changed before the write was appended; send it again",
+        )),
+        Answer::Undecodable => {
+            Err(Problem::new(Kind::LimitExceeded, "the nodes run versions that don't understand each other"))
+        }
+    }
+}
+
+fn precondition(detail: String) -> Problem {
+    Problem::new(Kind::PreconditionFailed, detail)
+}
+
+/// `GET /registry/keys/{key}`.
+pub(super) async fn get(
+    context: &Inner,
+    caller: Caller,
+    key: &str,
+    request: &Request<Bytes>,
+) -> Result<Response<Bytes>, Problem> {
+    let condition = fields::condition(request.headers())?;
+    let look = |machine: &Machine| (machine.key(key).cloned(), machine.applied().index);
+    let ((value, index), term) = match read(context, caller, request, look).await? {
+        Read::Here(found, term) => (found, term),
+        Read::Elsewhere(response) => return Ok(response),
+    };
+    let mut response = shown(value, condition)?;
+    place(&mut response, index, term);
+    Ok(response)
+}
+
+/// The answer for a value under the conditions of RFC 9110, section 13.2.2.
+fn shown(value: Option<Value>, condition: Condition) -> Result<Response<Bytes>, Problem> {
+    let Some(value) = value else {
+        return match condition {
+            Condition::Exists | Condition::VersionIs(_) => {
+                Err(precondition("the key does not exist".into()).outcome(None))
+            }
+            _ => Ok(Problem::new(Kind::NotFound, "the key does not exist").outcome(None).into_response()),
+        };
+    };
+    let unchanged = match condition {
+        Condition::None | Condition::Exists => false,
+        Condition::Absent => true,
+        Condition::VersionIsNot(version) => version == value.version,
+        Condition::VersionIs(version) if version == value.version => false,
+        Condition::VersionIs(_) => {
+            return Err(precondition(format!("the key has version {}", value.version)).outcome(None));
+        }
+    };
+    let etag = fields::etag(value.version);
+    let mut response = Response::new(if unchanged { Bytes::new() } else { value.value });
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        let media_type = HeaderValue::from_static("application/octet-stream");
+        response.headers_mut().insert(CONTENT_TYPE, media_type);
+    }
+    response.headers_mut().insert(ETAG, etag);
+    Ok(response)
+}
+
+/// `GET /registry/keys?prefix=&after=&limit=`.
+pub(super) async fn list(
+    context: &Inner,
+    caller: Caller,
+    request: &Request<Bytes>,
+) -> Result<Response<Bytes>, Problem> {
+    let prefix = query(request.uri(), "prefix")?.unwrap_or_default();
+    let after = query(request.uri(), "after")?;
+    let limit = match query(request.uri(), "limit")? {
+        None => LIST_DEFAULT,
+        Some(text) => text.parse().map_err(|_| bad_request("limit must be a number"))?,
+    };
+    if !(1..=LIST_LIMIT).contains(&limit) {
+        return Err(bad_request(format!("limit must be 1 to {LIST_LIMIT}; use after for the next keys")));
+    }
+    let look = |machine: &Machine| collect(machine, &prefix, after.as_deref(), limit);
+    let (list, term) = match read(context, caller, request, look).await? {
+        Read::Here(list, term) => (list, term),
+        Read::Elsewhere(response) => return Ok(response),
+    };
+    let mut response = json(StatusCode::OK, &list);
+    place(&mut response, list.index, term);
+    Ok(response)
+}
+
+fn collect(machine: &Machine, prefix: &str, after: Option<&str>, limit: usize) -> KeyList {
+    let info = |(key, value): (&str, &Value)| KeyInfo {
+        key: key.to_owned(),
+        version: value.version,
+        created: value.created,
+        term: value.term,
+        size: value.value.len(),
+    };
+    // One more than asked for tells whether there are more.
+    let mut keys: Vec<KeyInfo> = match after {
+        Some(after) => machine.list_after(prefix, after, limit + 1).map(info).collect(),
+        None => machine.list(prefix, limit + 1).map(info).collect(),
+    };
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    KeyList { keys, more, index: machine.applied().index }
+}
+
+/// Where a read was served; here, with the term that vouches for it.
+enum Read<T> {
+    Here(T, Term),
+    Elsewhere(Response<Bytes>),
+}
+
+async fn read<T>(
+    context: &Inner,
+    caller: Caller,
+    request: &Request<Bytes>,
+    look: impl Fn(&Machine) -> T,
+) -> Result<Read<T>, Problem> {
+    let consistency = fields::consistency(request.headers())?;
+    let min_index = fields::min_index(request.headers())?;
+    let hold = Hold::new(context, caller, Effect::Read);
+    match consistency {
+        Consistency::Stale => {
+            reach(context, min_index).await?;
+            Ok(Read::Here(context.handle.with_machine(look), context.handle.leadership().term))
+        }
+        Consistency::Linearizable => {
+            let term = confirm(context, &hold).await?;
+            reach(context, min_index).await?;
+            Ok(Read::Here(context.handle.with_machine(look), term))
+        }
+        Consistency::Lease => lease_read(context, &hold, request, min_index, look).await,
+    }
+}
+
+async fn lease_read<T>(
+    context: &Inner,
+    hold: &Hold<'_>,
+    request: &Request<Bytes>,
+    min_index: Option<LogIndex>,
+    look: impl Fn(&Machine) -> T,
+) -> Result<Read<T>, Problem> {
+    loop {
+        let leader = hold.leader().await?;
+        if leader == context.handle.node() {
+            reach(context, min_index).await?;
+            if let Some((found, term)) = context.handle.lease_read(&look) {
+                return Ok(Read::Here(found, term));
+            }
+            let term = confirm(context, hold).await?;
+            return Ok(Read::Here(context.handle.with_machine(&look), term));
+        }
+        match hold.pass_on(leader, request).await? {
+            Attempt::Done(response) => return Ok(Read::Elsewhere(response)),
+            Attempt::NotThere => hold.after(leader).await?,
+        }
+    }
+}
+
+/// A confirmed read position that is applied here: the term it was confirmed in.
+async fn confirm(context: &Inner, hold: &Hold<'_>) -> Result<Term, Problem> {
+    loop {
+        match timeout_at(hold.until(), context.handle.read()).await {
+            Ok(Ok(point)) => return Ok(point.term),
+            Ok(Err(Refused::NotLeader { .. })) => {
+                let leader = hold.leader().await?;
+                hold.after(leader).await?;
+            }
+            // A read has no effect, so leadership that was lost meanwhile is only another attempt.
+            Ok(Err(Refused::Unknown)) => hold.after(context.handle.node()).await?,
+            Ok(Err(refused)) => return Err(refused_read(&refused)),
+            Err(_) => return Err(hold.no_leader()),
+        }
+    }
+}
+
+/// Waits until this node has applied `index`, within limits.
+async fn reach(context: &Inner, index: Option<LogIndex>) -> Result<(), Problem> {
+    let Some(index) = index else { return Ok(()) };
+    let mut watch = context.handle.watch();
+    let reached = || context.handle.with_machine(|machine| machine.applied().index >= index);
+    match timeout(context.limits.min_index, watch.wait_for(|_| reached())).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            let applied = context.handle.leadership().last_applied;
+            let detail = format!("index {index} is not applied here, {applied} is; ask the leader, or later");
+            Err(Problem::new(Kind::ReadNotLinearizable, detail)
+                .outcome(None)
+                .retry_after(context.limits.min_index))
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The API listener: what operators, dashboards and client libraries ask a node.
+//!
+//! The idea: one function from a request to an answer, [`Api::handle`], with nothing of sockets in
+//! it. The TCP listener ([`serve`]) feeds it, and so does the hop with what other nodes pass on; the
+//! caller is an argument. A call that needs the leader is answered here when this node leads, and
+//! otherwise passed on to the leader, once: what comes from a node is never passed on again, so no
+//! request can go in circles.
+//!
+//! Walk-through of `PUT /registry/keys/a` at a follower: `router` finds the row, `admission` wants the
+//! token, `keys` reads the condition, `forward` sends the request over the hop to the leader, whose
+//! `keys` proposes the command and answers once it is applied; the answer comes back as it is. While
+//! no leader is known the request waits, bounded, and is then answered `no-leader`, `not-applied`.
+//!
+//! Left out: `GET /leader/watch`.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `router` | the table of all calls |
+//! | `admission` | who may call: host, origin, token |
+//! | `auth` | the bearer token |
+//! | `forward` | waits for a leader and passes requests on to it |
+//! | `leader` | who leads, and handing leadership over |
+//! | `status` | all nodes in one answer |
+//! | `health` | for load balancers and supervisors |
+//! | `keys` | the registry over HTTP |
+//! | `fields` | reads and writes header fields |
+//! | `answers` | the contents of the answers |
+//! | `server` | the TCP listener |
+
+mod admission;
+pub mod answers;
+pub mod auth;
+pub mod fields;
+mod forward;
+mod health;
+mod keys;
+mod leader;
+pub mod router;
+mod server;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{ALLOW, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use crate::api::answers::ResourceStatus;
+use crate::api::auth::Token;
+use crate::api::router::{Call, NotRouted};
+use crate::driver::handle::Handle;
+use crate::hop::error::HopError;
+use crate::ids::NodeId;
+use crate::metrics::Metrics;
+use crate::problem::{Kind, Problem};
+use crate::time::Duration;
+
+pub use server::serve;
+
+/// Sends a request to another node's API over the hop. The error says whether the request may have
+/// had an effect.
+pub type Remote = Arc<
+    dyn Fn(NodeId, Request<Bytes>) -> BoxFuture<'static, Result<Response<Bytes>, HopError>> + Send + Sync,
+>;
+
+/// What the API of a node works with.
+#[derive(Clone)]
+pub struct ApiContext {
+    /// The door to the loop.
+    pub handle: Handle,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The routes and their gates, now.
+    pub resources: Arc<dyn Fn() -> Vec<ResourceStatus> + Send + Sync>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What calls that change something must carry.
+    pub token: Option<Token>,
+    /// The way to the other nodes' APIs.
+    pub remote: Remote,
+    /// What status answers show of the settings.
+    pub config_summary: serde_json::Value,
+}
+
+impl fmt::Debug for ApiContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiContext").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// How long a call waits for what. Each wait ends in an answer that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a leader, before the request is sent anywhere: several elections fit.
+    pub hold: Duration,
+    /// For the leader's answer, once it has the request. Then nobody knows the outcome.
+    pub answer: Duration,
+    /// For `Termgate-Min-Index`: longer than any healthy node lags.
+    pub min_index: Duration,
+    /// For a node's report: a status page must not wait for a dead one.
+    pub report: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
+            min_index: Duration::from_secs(1),
+            report: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What all calls work with.
+struct Inner {
+    handle: Handle,
+    cluster: String,
+    resources: Arc<dyn Fn() -> Vec<ResourceStatus> + Send + Sync>,
+    metrics: Metrics,
+    token: Option<Token>,
+    remote: Remote,
+    config_summary: serde_json::Value,
+    limits: Limits,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody at the TCP listener.
+    Client,
+    /// A node, over the hop; its certificate was checked, and it has checked the client's token.
+    Node(NodeId),
+}
+
+/// The API of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("node", &self.0.handle.node()).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// The API over these parts.
+    pub fn new(context: ApiContext) -> Self {
+        Self::with_limits(context, Limits::default())
+    }
+
+    /// The same, with other limits.
+    pub fn with_limits(context: ApiContext, limits: Limits) -> Self {
+        let ApiContext { handle, cluster, resources, metrics, token, remote, config_summary } = context;
+        Self(Arc::new(Inner { handle, cluster, resources, metrics, token, remote, config_summary, limits }))
+    }
+
+    /// Answers one request. Never fails: an error is an answer too.
+    pub async fn handle(&self, caller: Caller, request: Request<Bytes>) -> Response<Bytes> {
+        let head_only = request.method() == Method::HEAD;
+        let mut response = match self.dispatch(caller, request).await {
+            Ok(response) => response,
+            Err(problem) => self.refuse(caller, problem),
+        };
+        if head_only {
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
+            *response.body_mut() = Bytes::new();
+        }
+        response
+    }
+
+    async fn dispatch(&self, caller: Caller, request: Request<Bytes>) -> Result<Response<Bytes>, Problem> {
+        let from_node = matches!(caller, Caller::Node(_));
+        let (call, rest) = match router::route(request.method(), request.uri().path(), from_node) {
+            Ok((call, rest)) => (call, rest),
+            Err(not_routed) => return Ok(self.not_routed(caller, not_routed, request.uri().path())),
+        };
+        if caller == Caller::Client {
+            admission::admit(call, &request, self.0.token.as_ref())?;
+        }
+        match call {
+            Call::Leader => leader::show(&self.0, request.uri()).await,
+            Call::Resign => leader::resign(&self.0, caller, &request).await,
+            Call::Status => Ok(status::cluster(&self.0).await),
+            Call::Report => status::report(&self.0).await,
+            Call::Livez => Ok(health::livez(&self.0).await),
+            Call::Readyz => Ok(health::readyz(&self.0)),
+            Call::Primary => health::primary(&self.0, request.uri()),
+            Call::Replica => Ok(health::replica(&self.0)),
+            Call::Metrics => Ok(self.metrics()),
+            Call::OpenApi => {
+                Ok(fields::typed(StatusCode::OK, "application/json", Bytes::from_static(OPENAPI)))
+            }
+            Call::KeyList => keys::list(&self.0, caller, &request).await,
+            Call::KeyGet => keys::get(&self.0, caller, &fields::decode(rest)?, &request).await,
+            Call::KeyPut => keys::put(&self.0, caller, fields::decode(rest)?, &request).await,
+            Call::KeyDelete => keys::delete(&self.0, caller, fields::decode(rest)?, &request).await,
+        }
+    }
+
+    /// The answer to a problem: it names this node and its term. A node that passed the request on
+    /// is told apart when it should look for another leader.
+    fn refuse(&self, caller: Caller, problem: Problem) -> Response<Bytes> {
+        self.0.metrics.refuse("api", problem.kind.name());
+        let kind = problem.kind;
+        let seen = self.0.handle.leadership();
+        let mut response = problem.seen_by(seen.node, seen.term).into_response();
+        let elsewhere = matches!(kind, Kind::NoLeader | Kind::LeaderUnreachable);
+        if elsewhere && caller != Caller::Client {
+            response.headers_mut().insert(fields::NOT_LEADER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    fn not_routed(&self, caller: Caller, why: NotRouted, path: &str) -> Response<Bytes> {
+        match why {
+            NotRouted::NotFound => {
+                let detail = format!("nothing is at {path}; see /openapi.json");
+                self.refuse(caller, Problem::new(Kind::NotFound, detail))
+            }
+            NotRouted::MethodNotAllowed(allow) => {
+                let detail = format!("{path} takes {allow}");
+                let mut response = self.refuse(caller, Problem::new(Kind::MethodNotAllowed, detail));
+                if let Ok(value) = HeaderValue::from_str(&allow) {
+                    response.headers_mut().insert(ALLOW, value);
+                }
+                response
+            }
+        }
+    }
+
+    fn metrics(&self) -> Response<Bytes> {
+        let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        fields::typed(StatusCode::OK, media_type, self.0.metrics.render().into())
+    }
+}
+
+/// The description of the API, for `GET /openapi.json`.
+pub const OPENAPI: &[u8] = include_bytes!("../../docs/openapi.json");

@@ -1,0 +1,122 @@
+//! The TCP listener: HTTP/1.1 and HTTP/2 without TLS, every limit set.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::api::{Api, Caller};
+use crate::problem::{Kind, Problem};
+use crate::registry::limits::VALUE_BYTES;
+use crate::time::Duration;
+
+/// Connections at once: operators, dashboards and client libraries of one cluster, not its users.
+const CONNECTIONS: usize = 4_096;
+/// How long a client may take for a body.
+const CLIENT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take for its next head. It counts while a connection is idle too, so it is
+/// longer than clients keep idle connections.
+const HEAD_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of a head. The longest key, fully encoded, fits with room.
+const HEAD_BYTES: usize = 16 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 256;
+/// After a failed accept (no file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What an HTTP/2 client says first (RFC 9113, section 3.4); no HTTP/1 method begins like it.
+const HTTP2_PREFACE: &[u8] = b"PRI ";
+
+/// Serves `api` on `listener` for ever. Connections are closed when the runtime ends.
+pub async fn serve(listener: TcpListener, api: Api) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let api = api.clone();
+                tokio::spawn(async move {
+                    connection(stream, api).await;
+                    drop(slot);
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the API listener can't accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, api: Api) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Some(is_http2)) = timeout(CLIENT_LIMIT, speaks_http2(&stream)).await else { return };
+    let service = service_fn(move |request| answer(api.clone(), request));
+    // How a connection ended is the client's business; every request was answered or given up by it.
+    let _ = if is_http2 {
+        let mut server = http2::Builder::new(TokioExecutor::new());
+        server
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD_BYTES as u32)
+            .timer(TokioTimer::new());
+        server.serve_connection(TokioIo::new(stream), service).await
+    } else {
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(HEAD_BYTES);
+        server.serve_connection(TokioIo::new(stream), service).await
+    };
+}
+
+/// Looks at the first bytes without taking them; `None` when the client is gone.
+async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    let mut start = [0; HTTP2_PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut start).await.ok()?;
+        let got = start.get(..seen)?;
+        match () {
+            () if got.is_empty() => return None,
+            () if !HTTP2_PREFACE.starts_with(got) => return Some(false),
+            () if got.len() == HTTP2_PREFACE.len() => return Some(true),
+            // A client that sends its preface in pieces is rare enough to be polled.
+            () => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+async fn answer(api: Api, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let response = match content(body).await {
+        Ok(bytes) => api.handle(Caller::Client, Request::from_parts(head, bytes)).await,
+        Err(problem) => problem.into_response(),
+    };
+    Ok(response.map(Full::new))
+}
+
+async fn content(body: Incoming) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > VALUE_BYTES as u64 {
+        return Err(too_large());
+    }
+    match timeout(CLIENT_LIMIT, Limited::new(body, VALUE_BYTES).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(Kind::BadRequest, "the content broke off")),
+        Err(_) => Err(Problem::new(Kind::ClientTimeout, "the content did not arrive in time")),
+    }
+}
+
+fn too_large() -> Problem {
+    Problem::new(Kind::ContentTooLarge, "the content has more than 1 MiB")
+}

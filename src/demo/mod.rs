@@ -1,0 +1,184 @@
+//! The demo backend: a ledger that appends what it is told, in the order it is told.
+//!
+//! ```text
+//! POST /ledger   the content is one entry -> 201 {"seq": 7, "term": 42}
+//! GET  /ledger   -> [{"seq": 7, "term": 42, "node": 1, "request_id": "…", "body": "…"}, …]
+//! ```
+//!
+//! It knows nothing of fences: it stands behind the guard and writes down the term that the guard
+//! let through, so that anybody can see in the file whether a stale write ever landed: terms never
+//! go down. An entry is acknowledged when it is on disk.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `journal` | the file: one line per entry, one fsync for many |
+//! | `mod` | the two calls over HTTP |
+//!
+//! Left out: indexes, limits on the file's length, and recognising an entry that is sent twice;
+//! the request id is recorded, so that a reader can.
+
+pub mod journal;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::demo::journal::{Draft, Journal, JournalError};
+use crate::guard::fields::{self, AnswerBody, BoxError, json_answer, problem, whole};
+use crate::ids::{NodeId, Term};
+
+/// The path of both calls.
+const PATH: &str = "/ledger";
+/// The longest entry: enough for a demo, short enough to keep whole in memory.
+const MAX_ENTRY: usize = 1024 * 1024;
+
+/// Why the ledger doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The listener.
+    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// A running ledger; dropping it ends it.
+#[derive(Debug)]
+pub struct Ledger {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Ledger {
+    /// Opens the file in `dir`, made when it is missing, and starts to serve on `listen`.
+    pub async fn start(listen: SocketAddr, dir: &Path) -> Result<Self, LedgerError> {
+        let journal = Arc::new(Journal::open(dir)?);
+        let listen_error = |source| LedgerError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        Ok(Self { address, task: tokio::spawn(serve(listener, journal)) })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it; entries that were acknowledged are on disk.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ended = (&mut self.task).await;
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, journal: Arc<Journal>) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, journal.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ledger cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connection(stream: TcpStream, journal: Arc<Journal>) {
+    let _small_answers_at_once = stream.set_nodelay(true);
+    let answer = hyper::service::service_fn(move |request| answer(journal.clone(), request));
+    let served =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the ledger ended");
+    }
+}
+
+/// An error closes the connection without an answer: the outcome is unknown.
+async fn answer(journal: Arc<Journal>, request: Request<Incoming>) -> Result<Response<AnswerBody>, BoxError> {
+    match (request.uri().path(), request.method()) {
+        (PATH, &Method::POST) => append(&journal, request).await,
+        (PATH, &Method::GET | &Method::HEAD) => list(journal).await,
+        (PATH, _) => {
+            Ok(problem(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "the ledger takes GET and POST"))
+        }
+        _ => Ok(problem(StatusCode::NOT_FOUND, "not-found", "the ledger is at /ledger")),
+    }
+}
+
+struct Stamp {
+    term: Term,
+    node: NodeId,
+    request_id: Option<String>,
+}
+
+fn stamp(fields: &HeaderMap) -> Option<Stamp> {
+    let term = fields::term(fields).ok()??;
+    let node = fields::node(fields).ok()?;
+    let request_id = fields::request_id(fields).ok()?.map(str::to_owned);
+    Some(Stamp { term, node, request_id })
+}
+
+async fn append(journal: &Journal, request: Request<Incoming>) -> Result<Response<AnswerBody>, BoxError> {
+    let Some(Stamp { term, node, request_id }) = stamp(request.headers()) else {
+        let detail = "the write carries no Termgate-Term and Termgate-Node: send it through the guard";
+        return Ok(problem(StatusCode::FORBIDDEN, "forbidden", detail));
+    };
+    // Content that breaks off is no entry: the guard cuts off what a newer term overtook.
+    let content = match Limited::new(request.into_body(), MAX_ENTRY).collect().await {
+        Ok(content) => content.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = "an entry has at most 1 MiB";
+            return Ok(problem(StatusCode::PAYLOAD_TOO_LARGE, "content-too-large", detail));
+        }
+        Err(error) => return Err(error),
+    };
+    let Ok(body) = String::from_utf8(content.into()) else {
+        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", "an entry is UTF-8 text"));
+    };
+    let seq = journal.append(Draft { term, node, request_id, body }).await?;
+    Ok(json_answer(StatusCode::CREATED, &json!({ "seq": seq, "term": term })))
+}
+
+async fn list(journal: Arc<Journal>) -> Result<Response<AnswerBody>, BoxError> {
+    let lines = tokio::task::spawn_blocking(move || journal.read()).await??;
+    let mut array = Vec::with_capacity(lines.len() + 2);
+    array.push(b'[');
+    let entries = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    for (at, line) in entries.enumerate() {
+        if at > 0 {
+            array.push(b',');
+        }
+        array.extend_from_slice(line);
+    }
+    array.push(b']');
+    let mut answer = Response::new(whole(Bytes::from(array)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(answer)
+}

@@ -1,0 +1,180 @@
+//! The fields that carry the fencing token on HTTP, and the answers that refuse one.
+//!
+//! All are structured fields (RFC 9651); each must come exactly once, because two readers of a
+//! repeated field may pick different ones.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use serde_json::json;
+
+use crate::fencing::verifier::MAX_TERM;
+use crate::ids::{NodeId, Term};
+
+/// The fencing token of a write.
+pub const TERM: HeaderName = HeaderName::from_static("termgate-term");
+/// The node that stamped it.
+pub const NODE: HeaderName = HeaderName::from_static("termgate-node");
+/// The resource it is for.
+pub const RESOURCE: HeaderName = HeaderName::from_static("termgate-resource");
+/// Names one request over all its re-sends.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
+/// In an answer: the term was refused.
+pub const FENCE: HeaderName = HeaderName::from_static("termgate-fence");
+
+/// The path of the verifier endpoint.
+pub const FENCE_PATH: &str = "/.well-known/termgate/fence";
+
+/// Longest value of a field of ours; a request id is a UUID or the like.
+const MAX_VALUE: usize = 128;
+
+/// What a service behind the fence can fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The content of an answer, wherever it comes from.
+pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A field of ours that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    /// It is not there.
+    #[error("{0} is missing: send writes through a termgate node, which stamps them")]
+    Missing(HeaderName),
+    /// It comes more than once.
+    #[error("{0} comes more than once: send exactly one")]
+    Repeated(HeaderName),
+    /// It can't be read.
+    #[error("{0} is malformed: expected {1}")]
+    Malformed(HeaderName, &'static str),
+}
+
+/// The one value of a field; `None` when it is not there.
+fn at_most_one<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, FieldError> {
+    let mut values = fields.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(FieldError::Repeated(name.clone()));
+    }
+    match value.to_str() {
+        Ok(text) if text.len() <= MAX_VALUE => Ok(Some(text.trim_matches(' '))),
+        _ => Err(FieldError::Malformed(name.clone(), "at most 128 printable characters")),
+    }
+}
+
+fn integer(fields: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, FieldError> {
+    let Some(text) = at_most_one(fields, name)? else { return Ok(None) };
+    let digits = !text.is_empty() && text.len() <= 15 && text.bytes().all(|b| b.is_ascii_digit());
+    let malformed = || FieldError::Malformed(name.clone(), "an integer of at most 15 digits");
+    if !digits {
+        return Err(malformed());
+    }
+    text.parse().map(Some).map_err(|_| malformed())
+}
+
+/// Reads `Termgate-Term`; `None` when it is not there.
+pub fn term(fields: &HeaderMap) -> Result<Option<Term>, FieldError> {
+    Ok(integer(fields, &TERM)?.map(Term))
+}
+
+/// Reads `Termgate-Node`.
+pub fn node(fields: &HeaderMap) -> Result<NodeId, FieldError> {
+    integer(fields, &NODE)?.map(NodeId).ok_or(FieldError::Missing(NODE))
+}
+
+/// Reads `Termgate-Resource`.
+pub fn resource(fields: &HeaderMap) -> Result<&str, FieldError> {
+    at_most_one(fields, &RESOURCE)?.ok_or(FieldError::Missing(RESOURCE))
+}
+
+/// Reads `Termgate-Request-Id`; `None` when it is not there.
+pub fn request_id(fields: &HeaderMap) -> Result<Option<&str>, FieldError> {
+    at_most_one(fields, &REQUEST_ID)
+}
+
+/// The content `bytes`, whole.
+pub fn whole(bytes: impl Into<Bytes>) -> AnswerBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer with JSON content.
+pub fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response<AnswerBody> {
+    let mut answer = Response::new(whole(value.to_string()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// A refusal (RFC 9457). Everything refused here had no effect: nothing was passed on.
+pub fn problem(status: StatusCode, name: &str, detail: &str) -> Response<AnswerBody> {
+    problem_with(status, name, detail, None)
+}
+
+fn problem_with(status: StatusCode, name: &str, detail: &str, current: Option<Term>) -> Response<AnswerBody> {
+    let mut value = json!({
+        "type": format!("urn:termgate:problem:{name}"),
+        "title": status.canonical_reason().unwrap_or("refused"),
+        "status": status.as_u16(),
+        "detail": detail,
+        "outcome": "not-applied",
+    });
+    if let Some(term) = current {
+        value["current"] = term.0.into();
+    }
+    let mut answer = json_answer(status, &value);
+    let kind = HeaderValue::from_static("application/problem+json");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// The refusal of a term, with the field that says so: `Termgate-Fence: rejected; current=N`.
+pub fn rejected(current: Term, detail: &str) -> Response<AnswerBody> {
+    let current = current.min(MAX_TERM);
+    let mut answer = problem_with(StatusCode::PRECONDITION_FAILED, "stale-term", detail, Some(current));
+    let text = format!("rejected; current={current}");
+    let value = HeaderValue::try_from(text).expect("digits and letters are a field value");
+    answer.headers_mut().insert(FENCE, value);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(values: &[&str]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append(TERM, HeaderValue::from_str(value).expect("a value"));
+        }
+        fields
+    }
+
+    #[test]
+    fn reads_one_term() {
+        assert_eq!(term(&fields(&[])), Ok(None));
+        assert_eq!(term(&fields(&["42"])), Ok(Some(Term(42))));
+        assert_eq!(term(&fields(&["999999999999999"])), Ok(Some(MAX_TERM)));
+    }
+
+    #[test]
+    fn refuses_a_repeated_term_even_when_equal() {
+        assert_eq!(term(&fields(&["42", "42"])), Err(FieldError::Repeated(TERM)));
+        assert!(term(&fields(&["42, 42"])).is_err());
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_integer() {
+        for text in ["", "-1", "+1", "1.0", "42;a=1", "0x10", "1000000000000000", "1 2", "\u{661}"] {
+            assert!(term(&fields(&[text])).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_the_current_term_when_it_rejects() {
+        let answer = rejected(Term(43), "the term is stale");
+        assert_eq!(answer.status(), StatusCode::PRECONDITION_FAILED);
+        assert_eq!(answer.headers()[FENCE], "rejected; current=43");
+        assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
+    }
+}

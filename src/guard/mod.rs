@@ -1,0 +1,162 @@
+//! Verification at the backend: the one place where a stale term can be stopped for good.
+//!
+//! A leader that was paused, cut off or replaced may still send a write it had admitted. No check on
+//! its side can prevent that; the resource must compare the term itself. This module puts that
+//! comparison in front of an HTTP service, as a tower layer inside it or as a sidecar before it:
+//!
+//! ```text
+//! node --Termgate-Term: 42--> guard -- 42 == fence? --> backend
+//!                               |          no: 412, Termgate-Fence: rejected; current=43
+//!                               +-- data_dir/fence, fsynced before a raise is answered
+//! ```
+//!
+//! When leadership moves, the new leader first sends `PUT /.well-known/termgate/fence`. From the
+//! moment it arrives older writes are refused; those whose content is still on the way are cut off;
+//! those already complete at the backend are waited for; the new term is stored; then comes the 200.
+//! Only now does the leader let writes through, so no older write can land among or after its own.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `layer` | the fence as a tower layer |
+//! | `endpoint` | `PUT` and `GET` of the fence |
+//! | `fence` | the state all requests share, and the raise |
+//! | `write` | one write: still sending, sent, or cut off |
+//! | `store` | the fence on disk |
+//! | `fields` | the fields and the refusals |
+//! | `backend`, `server` | the sidecar's two ends |
+//!
+//! A backend that never answers holds raises up for ever, and with them the next leader: that is the
+//! price of never guessing. Restarting the backend closes its connections, which ends its writes.
+//!
+//! What it does not do. It checks only what passes through it: a backend that also listens elsewhere
+//! is not fenced. A write ends for it when the backend has answered or has closed the connection; work that a
+//! backend goes on with afterwards is out of reach. After a restart of the guard itself the term is still there, but
+//! what was in flight is forgotten: a request that the backend had received in full may still take
+//! effect. Restart the backend with it, or let the backend check the term inside its own
+//! transaction, as `recipes/postgresql` does. The proof in a raise is not checked yet (`endpoint`).
+
+pub mod backend;
+mod endpoint;
+pub mod fence;
+pub mod fields;
+pub mod layer;
+mod server;
+pub mod store;
+pub mod write;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use http::Uri;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tower::Layer;
+
+use crate::fencing::mode::FenceMode;
+use crate::fencing::verifier::VerifierMode;
+use crate::guard::backend::{Backend, BadBackend};
+use crate::guard::fence::SharedFence;
+use crate::guard::layer::{FenceLayer, Trust};
+use crate::guard::store::{FenceStore, StoreError};
+use crate::metrics::Metrics;
+use crate::time::Duration;
+use crate::transport::credentials::{Credentials, TlsError};
+
+/// A sidecar's configuration (`guard.toml`).
+#[derive(Debug, Clone)]
+pub struct GuardConfig {
+    /// Where nodes send what they forward.
+    pub listen: SocketAddr,
+    /// The protected service: `http://host:port`.
+    pub backend: Uri,
+    /// The route's name.
+    pub resource: String,
+    /// `enforced` or `implicit`, as in the route.
+    pub mode: FenceMode,
+    /// Holds the fence; one directory per guard.
+    pub data_dir: PathBuf,
+    /// The cluster whose certificates count.
+    pub cluster: String,
+    /// This guard's certificate; with it, writes and raises need a node's certificate. `None` only
+    /// on a loopback address.
+    pub tls: Option<Credentials>,
+    /// How long a raise waits for older writes.
+    pub raise_timeout: Duration,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+/// Why a guard doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// A mode without a verifier.
+    #[error("a guard can't run in mode drain: set mode to \"enforced\" or \"implicit\"")]
+    Mode,
+    /// Reachable from elsewhere, but anybody could raise the fence.
+    #[error("{0} is not a loopback address: add a [tls] section, or listen on 127.0.0.1")]
+    NeedsTls(SocketAddr),
+    /// The backend's address.
+    #[error(transparent)]
+    Backend(#[from] BadBackend),
+    /// The stored fence.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] Box<TlsError>),
+    /// The listener.
+    #[error("cannot listen on {address}: {source}; is another process using it?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A running sidecar; dropping it ends it.
+#[derive(Debug)]
+pub struct Guard {
+    address: SocketAddr,
+    task: JoinHandle<std::convert::Infallible>,
+}
+
+impl Guard {
+    /// Reads the stored fence and starts to serve.
+    pub async fn start(config: GuardConfig) -> Result<Self, GuardError> {
+        let mode = VerifierMode::of(config.mode).ok_or(GuardError::Mode)?;
+        let tls = match &config.tls {
+            Some(credentials) => Some(server::Tls::new(credentials, &config.cluster)?),
+            None if config.listen.ip().is_loopback() => None,
+            None => return Err(GuardError::NeedsTls(config.listen)),
+        };
+        let trust = if tls.is_some() { Trust::NodeCertificate } else { Trust::Anyone };
+        let backend = Backend::new(&config.backend)?;
+        let store = FenceStore::open(&config.data_dir, &config.resource)?;
+        let fence = SharedFence::new(&config.resource, mode, store, config.raise_timeout);
+        let service = FenceLayer::new(fence, trust, config.metrics).layer(backend);
+        let listen_error = |source| GuardError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let task = tokio::spawn(server::serve(listener, tls, service));
+        tracing::info!(%address, resource = config.resource, mode = mode.name(), "guard started");
+        Ok(Self { address, task })
+    }
+
+    /// Where it listens; the port the system chose when the configuration said 0.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it and closes its listener.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ended = (&mut self.task).await;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,144 @@
+//! The guard's listener: accepts connections, learns who is at the other end, serves HTTP.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use crate::guard::backend::Backend;
+use crate::guard::fields::{AnswerBody, BoxError};
+use crate::guard::layer::{FenceService, PeerNode};
+use crate::ids::NodeId;
+use crate::time::Duration;
+use crate::transport::credentials::{Credentials, TlsError};
+use crate::transport::identity::{self, Subject};
+use crate::transport::tls;
+
+/// Connections at once. Nodes pool theirs; more than this many means a leak or an attack.
+const MAX_CONNECTIONS: usize = 4096;
+/// A node sends a request's head in one piece; a client that takes longer holds a socket for nothing.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest head: the node's own limit of 32 KiB, and the fields it adds.
+const MAX_HEAD: usize = 64 * 1024;
+/// Pause after a failed accept, when the process is out of descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A handshake is two round trips; whoever takes longer holds a place for nothing.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const HTTP_2: &[u8] = b"h2";
+const HTTP_1: &[u8] = b"http/1.1";
+
+/// What a connection is served with.
+pub(super) type Service = FenceService<Backend>;
+
+/// Certificates on both sides.
+#[derive(Clone)]
+pub(super) struct Tls {
+    acceptor: TlsAcceptor,
+    cluster: Arc<str>,
+}
+
+impl Tls {
+    /// Only holders of a certificate of `cluster` get in.
+    pub(super) fn new(credentials: &Credentials, cluster: &str) -> Result<Self, Box<TlsError>> {
+        let mut config = tls::tcp_server(credentials, true)?;
+        config.alpn_protocols = vec![HTTP_2.to_vec(), HTTP_1.to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), cluster: cluster.into() })
+    }
+
+    /// Whom the verified certificate names; `None` for anybody who is no node of the cluster.
+    fn node_of(&self, session: &rustls::ServerConnection) -> Option<NodeId> {
+        let certificate = session.peer_certificates()?.first()?;
+        let peer = identity::of_certificate(certificate).ok()?;
+        match peer.subject {
+            Subject::Node(node) if *peer.cluster == *self.cluster => Some(node),
+            _ => None,
+        }
+    }
+}
+
+/// Accepts until it is dropped; its connections end with it.
+pub(super) async fn serve(listener: TcpListener, tls: Option<Tls>, service: Service) -> Infallible {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let (tls, service) = (tls.clone(), service.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, tls, service).await {
+                tracing::debug!(%error, "a connection to the guard ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, tls: Option<Tls>, service: Service) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else { return http_1(stream, None, service).await };
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await??;
+    let session = stream.get_ref().1;
+    let peer = tls.node_of(session).map(PeerNode);
+    match session.alpn_protocol() {
+        Some(HTTP_2) => http_2(stream, peer, service).await,
+        _ => http_1(stream, peer, service).await,
+    }
+}
+
+async fn http_1(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<PeerNode>,
+    service: Service,
+) -> Result<(), BoxError> {
+    let answer = hyper::service::service_fn(move |request| one(service.clone(), peer, request));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await?;
+    Ok(())
+}
+
+async fn http_2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<PeerNode>,
+    service: Service,
+) -> Result<(), BoxError> {
+    let answer = hyper::service::service_fn(move |request| one(service.clone(), peer, request));
+    http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD as u32)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await?;
+    Ok(())
+}
+
+async fn one(
+    service: Service,
+    peer: Option<PeerNode>,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, BoxError> {
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    service.oneshot(request).await
+}

@@ -1,0 +1,321 @@
+//! The content of a request on its way up, and of an answer on its way down.
+//!
+//! A request's content is *lent* to an attempt, not given: as long as an attempt has taken nothing
+//! of it, the next attempt can have it whole. Small content is kept in memory and can be lent
+//! any number of times.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
+
+use crate::hop::body::RecvBody;
+use crate::proxy::answer::AnswerBody;
+use crate::proxy::limits;
+
+/// What a body fails with.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where a request's content comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A client of this node.
+    Client(Incoming),
+    /// Another node, which has it from a client.
+    Hop(RecvBody),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Hop(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+}
+
+/// Why an upload ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The limit was passed.
+    TooLarge,
+    /// The client paused too long.
+    TooSlow,
+    /// The client went away, or its framing broke.
+    Broken,
+}
+
+#[derive(Debug)]
+struct Lending {
+    source: Source,
+    /// Read, and not taken by an attempt yet.
+    ahead: Option<Bytes>,
+    taken: u64,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    lending: Mutex<Lending>,
+    length: Option<u64>,
+    /// Something was taken: the content can no longer be lent whole.
+    released: AtomicBool,
+    ended: AtomicBool,
+    fault: AtomicU8,
+}
+
+/// Content that streams, once.
+#[derive(Debug, Clone)]
+pub struct Upload(Arc<Shared>);
+
+impl Upload {
+    /// Content of `length` bytes when that is known.
+    pub fn new(source: Source, length: Option<u64>) -> Self {
+        Self(Arc::new(Shared {
+            lending: Mutex::new(Lending { source, ahead: None, taken: 0, patience: None }),
+            length,
+            released: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            fault: AtomicU8::new(0),
+        }))
+    }
+
+    /// Its declared length, in bytes.
+    pub fn length(&self) -> Option<u64> {
+        self.0.length
+    }
+
+    /// Whether any of it was taken.
+    pub fn is_released(&self) -> bool {
+        self.0.released.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of it was taken.
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// Why it ended early, if it did.
+    pub fn fault(&self) -> Option<Fault> {
+        match self.0.fault.load(Ordering::Relaxed) {
+            1 => Some(Fault::TooLarge),
+            2 => Some(Fault::TooSlow),
+            3 => Some(Fault::Broken),
+            _ => None,
+        }
+    }
+
+    /// How many bytes were taken.
+    pub fn taken(&self) -> u64 {
+        self.lending().taken
+    }
+
+    /// Waits until the first piece, or the end, is there, and takes nothing.
+    pub async fn first(&self) -> Result<(), Fault> {
+        poll_fn(|cx| {
+            let mut lending = self.lending();
+            if lending.ahead.is_none() {
+                let piece = ready!(self.poll_source(&mut lending, cx));
+                lending.ahead = piece.transpose().map_err(|_| self.fault().unwrap_or(Fault::Broken))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// The next piece.
+    pub async fn piece(&self) -> Option<Result<Bytes, BodyError>> {
+        poll_fn(|cx| self.poll_piece(cx)).await
+    }
+
+    /// The next piece; trailers are dropped.
+    pub fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let mut lending = self.lending();
+        let piece = match lending.ahead.take() {
+            Some(piece) => Some(Ok(piece)),
+            None => ready!(self.poll_source(&mut lending, cx)),
+        };
+        self.0.released.store(true, Ordering::Relaxed);
+        if let Some(Ok(data)) = &piece {
+            lending.taken = lending.taken.saturating_add(data.len() as u64);
+            if lending.taken > limits::BODY_BYTES {
+                return self.fail(Fault::TooLarge, "the content is too large".into());
+            }
+        }
+        Poll::Ready(piece)
+    }
+
+    fn lending(&self) -> MutexGuard<'_, Lending> {
+        self.0.lending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_source(
+        &self,
+        lending: &mut Lending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match lending.source.poll_frame(cx) {
+                Poll::Pending => return self.be_patient(lending, cx),
+                Poll::Ready(None) => {
+                    self.0.ended.store(true, Ordering::Relaxed);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(e))) => return self.fail(Fault::Broken, e),
+                Poll::Ready(Some(Ok(frame))) => {
+                    lending.patience = None;
+                    let Ok(data) = frame.into_data() else { continue };
+                    return Poll::Ready(Some(Ok(data)));
+                }
+            }
+        }
+    }
+
+    fn be_patient(
+        &self,
+        lending: &mut Lending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let patience = lending.patience.get_or_insert_with(|| Box::pin(sleep(limits::BODY_IDLE_TIMEOUT)));
+        ready!(patience.as_mut().poll(cx));
+        self.fail(Fault::TooSlow, "the client paused too long".into())
+    }
+
+    fn fail(&self, fault: Fault, error: BodyError) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let number = match fault {
+            Fault::TooLarge => 1,
+            Fault::TooSlow => 2,
+            Fault::Broken => 3,
+        };
+        self.0.fault.store(number, Ordering::Relaxed);
+        self.0.released.store(true, Ordering::Relaxed);
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Takes all of it into memory; the caller has checked the declared length.
+    pub async fn collect(self) -> Result<Bytes, Fault> {
+        let fault = self.clone();
+        let whole = Content::Upload(self).collect().await;
+        whole.map(|whole| whole.to_bytes()).map_err(|_| fault.fault().unwrap_or(Fault::Broken))
+    }
+}
+
+/// A request's content between attempts.
+#[derive(Debug, Clone)]
+pub enum Keep {
+    /// There is none.
+    Empty,
+    /// Kept in memory.
+    Whole(Bytes),
+    /// Still with the client, or on its way.
+    Stream(Upload),
+}
+
+impl Keep {
+    /// Whether another attempt can have it whole.
+    pub fn can_be_lent(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(_) => true,
+            Self::Stream(upload) => !upload.is_released(),
+        }
+    }
+
+    /// Whether all of it was taken, so that nothing is left to be sent.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Empty | Self::Whole(_) => true,
+            Self::Stream(upload) => upload.is_ended(),
+        }
+    }
+
+    /// Why it ended early, if it did.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Empty | Self::Whole(_) => None,
+            Self::Stream(upload) => upload.fault(),
+        }
+    }
+
+    /// Bytes of a stream that were taken.
+    pub fn taken(&self) -> u64 {
+        match self {
+            Self::Empty | Self::Whole(_) => 0,
+            Self::Stream(upload) => upload.taken(),
+        }
+    }
+
+    /// Its length in bytes, where known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Stream(upload) => upload.length(),
+        }
+    }
+
+    /// For one attempt.
+    pub fn lend(&self) -> Content {
+        match self {
+            Self::Empty => Content::Whole(None),
+            Self::Whole(bytes) => Content::whole(bytes.clone()),
+            Self::Stream(upload) => Content::Upload(upload.clone()),
+        }
+    }
+}
+
+/// Every body that the proxy hands to hyper.
+#[derive(Debug)]
+pub enum Content {
+    /// In memory.
+    Whole(Option<Bytes>),
+    /// A request's, still streaming.
+    Upload(Upload),
+    /// A backend's answer.
+    Answer(Box<AnswerBody>),
+}
+
+impl Content {
+    /// Content in memory.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|b| !b.is_empty()))
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Upload(upload) => upload.poll_piece(cx).map_ok(Frame::data),
+            Self::Answer(answer) => Pin::new(answer.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Upload(upload) => upload.is_ended(),
+            Self::Answer(answer) => answer.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Upload(upload) => upload.length().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Answer(answer) => answer.size_hint(),
+        }
+    }
+}

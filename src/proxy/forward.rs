@@ -1,0 +1,227 @@
+//! The origin's side of a forwarded request: one exchange with the leader.
+//!
+//! What a lost exchange means depends on what the leader can have sent on. It can have sent nothing
+//! when the head never left, when it said so, or when the content was withheld and none of it was
+//! released: the leader holds back the head until the first byte of withheld content is there.
+//! Everything else is unknown for a write, and harmless for a read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::Response;
+use tokio::time::{Instant as Deadline, sleep_until};
+
+use crate::clock;
+use crate::driver::handle::Handle;
+use crate::hop::body::SendBody;
+use crate::hop::client::{Answers, Exchange, HopClient};
+use crate::hop::error::HopError;
+use crate::hop::message::{Answer, Content as HopContent, Fields, Refusal, RefusalReason};
+use crate::ids::{NodeId, Term};
+use crate::problem::{Kind, Problem};
+use crate::proxy::answer::{AbortOnDrop, AnswerBody};
+use crate::proxy::body::{Content, Keep, Upload};
+use crate::proxy::job::{Attempt, Class, Job, NotStarted, content_problem};
+use crate::proxy::limits;
+use crate::proxy::wirehead;
+use crate::time::{Duration, Instant};
+
+/// Beyond the leader's own limits: its connection to the backend, and the way there and back.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// Forwards requests to the leader.
+#[derive(Debug, Clone)]
+pub struct Forwarder {
+    hop: HopClient,
+    handle: Handle,
+    heard: Arc<Heard>,
+}
+
+/// Which node was heard last over the hop, and when.
+#[derive(Debug, Default)]
+struct Heard(Mutex<Option<(NodeId, Instant)>>);
+
+impl Heard {
+    fn note(&self, node: NodeId) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, clock::now()));
+    }
+
+    fn is_fresh(&self, node: NodeId) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|(n, at)| n == node && clock::now() - at < limits::LEADER_FRESH)
+    }
+}
+
+/// One attempt at one leader.
+struct Talk<'a> {
+    forwarder: &'a Forwarder,
+    to: NodeId,
+    /// The term in which `to` was chosen.
+    term: Term,
+    job: &'a Job,
+    /// Whether the leader can have got enough of the request to send it on.
+    released: bool,
+}
+
+enum Event {
+    Said(Result<Answer, HopError>),
+    LeaderMoved,
+    TimeOver,
+}
+
+impl Forwarder {
+    /// Forwards over `hop`.
+    pub fn new(hop: HopClient, handle: Handle) -> Self {
+        Self { hop, handle, heard: Arc::default() }
+    }
+
+    /// Lets `to` serve `job`.
+    pub async fn attempt(&self, to: NodeId, job: &Job) -> Attempt {
+        let head = wirehead::request_head(job, self.handle.node(), self.heard.is_fresh(to));
+        let first = match (&job.keep, head.content) {
+            (Keep::Whole(bytes), HopContent::Eager { .. }) => Some(bytes.clone()),
+            _ => None,
+        };
+        let withheld = matches!(head.content, HopContent::Withheld { .. });
+        let term = self.handle.leadership().term;
+        let mut talk = Talk { forwarder: self, to, term, job, released: !withheld };
+        match self.hop.open(to, &head, first).await {
+            Ok(exchange) => talk.converse(exchange).await,
+            Err(error) => talk.lost(&error),
+        }
+    }
+}
+
+impl Talk<'_> {
+    async fn converse(&mut self, exchange: Exchange) -> Attempt {
+        let Exchange { mut body, mut answers } = exchange;
+        if self.released
+            && let Some(body) = body.take()
+        {
+            // A failure here shows in the answers, with what it means.
+            let _ = body.finish(&Fields::new()).await;
+        }
+        let mut upload = None;
+        loop {
+            match self.next(&mut answers).await {
+                Event::Said(Ok(Answer::Go)) => {
+                    if let Some(body) = body.take() {
+                        self.released = true;
+                        upload = send_content(&self.job.keep, body).await;
+                    }
+                }
+                Event::Said(Ok(Answer::Refused(refusal))) => return Attempt::NotStarted(refused(refusal)),
+                Event::Said(Ok(Answer::Head(head))) => {
+                    let body = AnswerBody::from_hop(answers.into_body(), upload);
+                    let answer = wirehead::response(head, Content::Answer(Box::new(body)));
+                    let malformed = || HopError::Malformed("the head of an answer".into());
+                    return answer.map_or_else(|| self.lost(&malformed()), served);
+                }
+                Event::Said(Err(error)) => return self.lost(&error),
+                Event::LeaderMoved => return self.lost(&HopError::Lost("leadership moved".into())),
+                Event::TimeOver => return self.late(),
+            }
+        }
+    }
+
+    /// What happens next. While the client still sends, time does not count.
+    async fn next(&self, answers: &mut Answers) -> Event {
+        let mut sent = self.job.keep.taken();
+        loop {
+            let end = Deadline::now() + limits::ANSWER_TIMEOUT + SLACK;
+            let event = tokio::select! {
+                said = answers.next() => Event::Said(said),
+                () = self.leader_moved() => Event::LeaderMoved,
+                () = sleep_until(end) => Event::TimeOver,
+            };
+            match event {
+                Event::TimeOver if self.job.keep.taken() > sent => sent = self.job.keep.taken(),
+                Event::Said(Ok(answer)) => {
+                    self.forwarder.heard.note(self.to);
+                    return Event::Said(Ok(answer));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Another node leads in a higher term; and where the request may have had an effect, its true
+    /// answer did not come for a while after that.
+    async fn leader_moved(&self) {
+        let mut watch = self.forwarder.handle.watch();
+        let moved = |leader: Option<NodeId>, term| term > self.term && leader.is_some_and(|l| l != self.to);
+        if watch.wait_for(|now| moved(now.leader, now.term)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if !self.is_harmless() {
+            tokio::time::sleep(limits::LATE_ANSWER_TIMEOUT).await;
+        }
+    }
+
+    /// Whether the request certainly had no effect so far, whatever became of it.
+    fn is_harmless(&self) -> bool {
+        self.job.class != Class::Write || !self.released
+    }
+
+    fn lost(&self, error: &HopError) -> Attempt {
+        if let Some(fault) = self.job.keep.fault() {
+            return Attempt::Failed(content_problem(fault, self.released));
+        }
+        if error.nothing_applied() || self.is_harmless() {
+            return Attempt::NotStarted(NotStarted::Unreachable(error.to_string()));
+        }
+        Attempt::Failed(Problem::new(
+            Kind::OutcomeUnknown,
+            format!("the leader had the request when the way to it was lost ({error})"),
+        ))
+    }
+
+    fn late(&self) -> Attempt {
+        if self.is_harmless() && self.job.class == Class::Write {
+            return Attempt::NotStarted(NotStarted::Unreachable("the leader did not answer in time".into()));
+        }
+        let problem = Problem::new(Kind::BackendTimeout, "the leader did not answer in time");
+        Attempt::Failed(self.job.class.settle(problem))
+    }
+}
+
+/// Sends what was withheld; a stream in a task of its own, because the answer may come first.
+async fn send_content(keep: &Keep, mut body: SendBody) -> Option<AbortOnDrop> {
+    match keep {
+        Keep::Stream(upload) => {
+            return Some(AbortOnDrop(tokio::spawn(send_stream(upload.clone(), body)).abort_handle()));
+        }
+        Keep::Whole(bytes) if body.chunk(bytes.clone()).await.is_err() => {}
+        // A failure here shows in the answers, with what it means.
+        Keep::Whole(_) | Keep::Empty => drop(body.finish(&Fields::new()).await),
+    }
+    None
+}
+
+fn served(answer: Response<Content>) -> Attempt {
+    Attempt::Served(Box::new(answer))
+}
+
+async fn send_stream(upload: Upload, mut body: SendBody) {
+    loop {
+        match upload.piece().await {
+            Some(Ok(bytes)) => {
+                if body.chunk(bytes).await.is_err() {
+                    return;
+                }
+            }
+            None => return drop(body.finish(&Fields::new()).await),
+            // Dropped without its end mark, it can't be taken for the whole.
+            Some(Err(_)) => return,
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> NotStarted {
+    match refusal.reason {
+        RefusalReason::GateClosed => NotStarted::FenceNotRaised,
+        RefusalReason::Overloaded => NotStarted::Overloaded,
+        RefusalReason::NotLeader | RefusalReason::Draining | RefusalReason::UnknownRoute => {
+            NotStarted::GateClosed
+        }
+    }
+}

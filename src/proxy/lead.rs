@@ -1,0 +1,262 @@
+//! The leader's side of a request, for clients of this node and for other nodes alike: pass the
+//! gate, check out a connection, stamp, test the gate again, send, stream the answer.
+//!
+//! Two steps, because content that another node withholds is asked for between them: after
+//! [`Leader::prepare`] there is a term and a backend connection, and still nothing was sent.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Response, Uri, Version};
+
+use crate::clock;
+use crate::driver::handle::{Handle, Refused};
+use crate::fencing::gate::Admit;
+use crate::fencing::mode::{Consistency, FenceMode};
+use crate::ids::Term;
+use crate::metrics::{Metrics, RouteLabel};
+use crate::problem::{Kind, Problem};
+use crate::proxy::answer::AnswerBody;
+use crate::proxy::body::{Content, Keep};
+use crate::proxy::fields;
+use crate::proxy::gates::GateBoard;
+use crate::proxy::job::{Attempt, Class, Job, NotStarted, content_problem};
+use crate::proxy::ledger::Permit;
+use crate::proxy::limits;
+use crate::proxy::pool::{CheckoutError, Lease, Pool, SendError};
+
+/// One route, as the leader's side needs it.
+#[derive(Debug)]
+pub struct Target {
+    /// The resource's name, as it is stamped.
+    pub resource: HeaderValue,
+    /// How it is protected.
+    pub mode: FenceMode,
+    /// The label of its metrics.
+    pub label: RouteLabel,
+    /// This lane's connections to its backend.
+    pub pool: Arc<Pool>,
+}
+
+/// The leader's side, on one lane.
+#[derive(Debug)]
+pub struct Leader {
+    /// The loop's door.
+    pub handle: Handle,
+    /// All gates.
+    pub board: Arc<GateBoard>,
+    /// All routes, in the board's order.
+    pub targets: Vec<Target>,
+    /// Where everything is counted.
+    pub metrics: Metrics,
+}
+
+/// Everything is ready, and nothing was sent.
+#[derive(Debug)]
+pub struct Prepared {
+    term: Option<Term>,
+    lease: Lease,
+}
+
+impl Leader {
+    /// Serves `job` here, if this node may.
+    pub async fn attempt(&self, job: &Job) -> Attempt {
+        match self.prepare(job).await {
+            Ok(prepared) => self.send(prepared, job).await,
+            Err(attempt) => attempt,
+        }
+    }
+
+    /// Passes the gate, confirms leadership for a linearizable read, and checks out a connection.
+    pub async fn prepare(&self, job: &Job) -> Result<Prepared, Attempt> {
+        let term = self.admit(job)?;
+        if job.class == Class::Read(Consistency::Linearizable) {
+            self.confirm(term).await?;
+        }
+        let lease = self.target(job)?.pool.checkout().await.map_err(no_connection)?;
+        Ok(Prepared { term, lease })
+    }
+
+    /// Sends what was prepared. A connection that turns out to be closed, with no byte sent, is
+    /// replaced by a new one.
+    pub async fn send(&self, prepared: Prepared, job: &Job) -> Attempt {
+        let Prepared { term, lease } = prepared;
+        let permit = term.map(|term| Permit { board: Arc::clone(&self.board), route: job.route, term });
+        let sent = match self.exchange(lease, job, &permit).await {
+            Err(error) if self.may_resend(&error, job, &permit) => self.once_more(job, &permit).await,
+            other => other.map_err(Some),
+        };
+        match sent {
+            Ok(answer) => self.conclude(answer, job, term),
+            Err(None) => Attempt::Failed(unavailable("no connection could be made")),
+            Err(Some(error)) => failed(&error, job, &permit),
+        }
+    }
+
+    fn target(&self, job: &Job) -> Result<&Target, Attempt> {
+        let unknown = || Attempt::Failed(Problem::new(Kind::NotFound, "no route for this request"));
+        self.targets.get(job.route).ok_or_else(unknown)
+    }
+
+    /// The term to stamp. Stale reads need none, and carry one only when this node holds it.
+    fn admit(&self, job: &Job) -> Result<Option<Term>, Attempt> {
+        let now = clock::now();
+        let term = match self.board.admit(job.route, now) {
+            Admit::Admit(term) => Some(term),
+            _ if job.class == Class::Read(Consistency::Stale) => return Ok(None),
+            _ if self.handle.lease_covers(now).is_some() => {
+                return Err(Attempt::NotStarted(NotStarted::FenceNotRaised));
+            }
+            _ => return Err(Attempt::NotStarted(NotStarted::GateClosed)),
+        };
+        match (job.client_term, term) {
+            (Some(theirs), Some(ours)) if theirs < ours => Err(Attempt::Failed(Problem::new(
+                Kind::StaleTerm,
+                format!("the request is for term {theirs}, the leader's is {ours}"),
+            ))),
+            (Some(theirs), Some(ours)) if theirs > ours => Err(Attempt::Failed(Problem::new(
+                Kind::FutureTerm,
+                format!("the request is for term {theirs}, the leader's is {ours}"),
+            ))),
+            _ => Ok(term),
+        }
+    }
+
+    /// A quorum round that starts now, in the admitted term.
+    async fn confirm(&self, term: Option<Term>) -> Result<(), Attempt> {
+        match self.handle.read().await {
+            Ok(point) if Some(point.term) == term => Ok(()),
+            Ok(_) | Err(Refused::NotLeader { .. } | Refused::Unknown) => {
+                Err(Attempt::NotStarted(NotStarted::ReadNotConfirmed))
+            }
+            Err(refused) => {
+                let problem = Problem::new(Kind::ReadNotLinearizable, refused.to_string());
+                Err(Attempt::Failed(problem.retry_after(limits::RETRY_AFTER)))
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        lease: Lease,
+        job: &Job,
+        permit: &Option<Permit>,
+    ) -> Result<Response<AnswerBody>, SendError> {
+        let request = self.stamped(job, permit.as_ref().map(|p| p.term));
+        let unverified = self.targets.get(job.route).is_some_and(|t| t.mode == FenceMode::Drain);
+        let ledger = lease.ledger();
+        let send = lease.send(request, job.keep.clone(), permit.clone());
+        let Some(permit) = permit.as_ref().filter(|_| unverified) else { return send.await };
+        // Nothing but the lease keeps this write from landing among a successor's: cut it off.
+        tokio::select! {
+            sent = send => sent,
+            () = permit.lost() => Err(SendError {
+                written: ledger.written(),
+                reused: false,
+                timed_out: false,
+                cause: "the lease ended".to_owned(),
+            }),
+        }
+    }
+
+    async fn once_more(
+        &self,
+        job: &Job,
+        permit: &Option<Permit>,
+    ) -> Result<Response<AnswerBody>, Option<SendError>> {
+        let Ok(Target { pool, label, .. }) = self.target(job) else { return Err(None) };
+        self.metrics.redispatched.get_or_create(label).inc();
+        let lease = pool.open().await.map_err(|_| None)?;
+        self.exchange(lease, job, permit).await.map_err(Some)
+    }
+
+    /// Nothing sent: any method. A read that may have been seen: also, it changes nothing. Only a
+    /// reused connection is worth it, and only while the gate is open.
+    fn may_resend(&self, error: &SendError, job: &Job, permit: &Option<Permit>) -> bool {
+        let harmless = error.written == 0 || (job.class != Class::Write && !error.timed_out);
+        error.reused && harmless && job.keep.can_be_lent() && permit.as_ref().is_none_or(Permit::holds)
+    }
+
+    /// The request as the backend gets it. The stamp is the last edit.
+    fn stamped(&self, job: &Job, term: Option<Term>) -> Request<Content> {
+        let mut request = Request::new(job.keep.lend());
+        *request.method_mut() = job.method.clone();
+        *request.uri_mut() = Uri::from(job.target.clone());
+        *request.version_mut() = Version::HTTP_11;
+        let map = request.headers_mut();
+        *map = job.fields.clone();
+        if let Ok(host) = HeaderValue::from_str(job.authority.as_str()) {
+            map.insert(HOST, host);
+        }
+        match job.keep.length() {
+            Some(0) if matches!(job.keep, Keep::Empty) => {}
+            Some(length) => drop(map.insert(CONTENT_LENGTH, HeaderValue::from(length))),
+            // Said explicitly: hyper would drop the content of a method that rarely has any.
+            None => drop(map.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
+        }
+        if let Some(target) = self.targets.get(job.route) {
+            fields::stamp(map, term, self.handle.node(), &target.resource, &job.request_id);
+        }
+        request
+    }
+
+    /// Looks at the head of the backend's answer before anyone else does.
+    fn conclude(&self, answer: Response<AnswerBody>, job: &Job, term: Option<Term>) -> Attempt {
+        if fields::fence_rejection(answer.headers()).is_some()
+            && let (Some(term), Some(target)) = (term, self.targets.get(job.route))
+        {
+            tracing::warn!(resource = ?target.resource, %term, "the backend refused the term of a request");
+            self.metrics.fence_refusals.get_or_create(&target.label).inc();
+            self.board.refused(job.route, term);
+            return Attempt::NotStarted(NotStarted::Fenced);
+        }
+        let fresh = matches!(job.class, Class::Read(Consistency::Linearizable | Consistency::Lease));
+        if fresh && self.handle.lease_covers(clock::now()) != term {
+            return Attempt::NotStarted(NotStarted::ReadNotConfirmed);
+        }
+        let mut answer = answer.map(|body| Content::Answer(Box::new(body)));
+        let map = answer.headers_mut();
+        fields::clean_answer(map);
+        map.insert(fields::SERVED_BY, HeaderValue::from(self.handle.node().0));
+        if let Some(term) = term {
+            map.insert(fields::TERM, HeaderValue::from(term.0));
+        }
+        Attempt::Served(Box::new(answer))
+    }
+}
+
+fn no_connection(error: CheckoutError) -> Attempt {
+    match error {
+        CheckoutError::Connect(error) => Attempt::Failed(unavailable(&error.to_string())),
+        CheckoutError::Exhausted => Attempt::Failed(
+            Problem::new(Kind::Overloaded, error.to_string()).retry_after(limits::RETRY_AFTER),
+        ),
+    }
+}
+
+fn unavailable(detail: &str) -> Problem {
+    Problem::new(Kind::BackendUnavailable, detail).retry_after(limits::RETRY_AFTER)
+}
+
+/// What a failed exchange means. The count of bytes decides, not the error's kind.
+fn failed(error: &SendError, job: &Job, permit: &Option<Permit>) -> Attempt {
+    let sent = error.written > 0;
+    if let Some(fault) = job.keep.fault() {
+        return Attempt::Failed(content_problem(fault, sent));
+    }
+    if !sent && permit.as_ref().is_some_and(|p| !p.holds()) {
+        return Attempt::NotStarted(NotStarted::GateClosed);
+    }
+    let deposed = permit.as_ref().is_some_and(|p| !p.holds());
+    let problem = match (sent, error.timed_out) {
+        (false, _) => unavailable(&error.cause),
+        (true, true) => Problem::new(Kind::BackendTimeout, &error.cause),
+        // Whoever leads now may have had the backend cut this off.
+        (true, false) if deposed && job.class == Class::Write => Problem::new(
+            Kind::OutcomeUnknown,
+            format!("leadership was lost with it in flight: {}", error.cause),
+        ),
+        (true, false) => Problem::new(Kind::BackendBadResponse, &error.cause),
+    };
+    Attempt::Failed(job.class.settle(problem))
+}

@@ -1,0 +1,201 @@
+//! The connections of one lane to one backend.
+//!
+//! A connection carries one request at a time. It is used again only when its last answer ended
+//! cleanly, the whole request was taken, and it has not been idle for long; in every other case it
+//! is closed. The last one given back is the first to be used: it is the least likely to have been
+//! closed by the backend.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Request, Response};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::proxy::answer::AnswerBody;
+use crate::proxy::body::{Content, Keep};
+use crate::proxy::ledger::{Ledger, Permit};
+use crate::proxy::limits;
+use crate::proxy::upstream::{Backend, ConnectError};
+use crate::time::Instant;
+
+/// One open connection; dropped, it is closed at once.
+#[derive(Debug)]
+struct Line {
+    sender: SendRequest<Content>,
+    ledger: Arc<Ledger>,
+    driver: AbortHandle,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    line: Line,
+    since: Instant,
+}
+
+/// The connections of one lane to one backend.
+#[derive(Debug)]
+pub struct Pool {
+    backend: Backend,
+    idle: Mutex<Vec<Idle>>,
+    slots: Arc<Semaphore>,
+}
+
+/// No connection could be had; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// The backend refused, or could not be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// All connections of the lane are in use.
+    #[error("all {} connections to the backend are in use", limits::BACKEND_CONNECTIONS)]
+    Exhausted,
+}
+
+/// How sending failed. `written` decides: zero means that the backend can't have seen anything.
+#[derive(Debug)]
+pub struct SendError {
+    /// Bytes of the request that the kernel took.
+    pub written: u64,
+    /// The connection had carried a request before; the backend may just have closed it.
+    pub reused: bool,
+    /// No answer came in time.
+    pub timed_out: bool,
+    /// In words.
+    pub cause: String,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(backend: Backend) -> Self {
+        let slots = Arc::new(Semaphore::new(limits::BACKEND_CONNECTIONS));
+        Self { backend, idle: Mutex::default(), slots }
+    }
+
+    /// A connection that is ready for a request: an idle one, or a new one.
+    pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
+        match self.take_idle() {
+            Some(line) => Ok(Lease { line, reused: true, pool: Arc::clone(self) }),
+            None => self.open().await,
+        }
+    }
+
+    /// A new connection, whatever is idle.
+    pub async fn open(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
+        let slot = Arc::clone(&self.slots).acquire_owned();
+        let Ok(Ok(slot)) = timeout(limits::CHECKOUT_TIMEOUT, slot).await else {
+            return Err(CheckoutError::Exhausted);
+        };
+        let (wire, ledger) = self.backend.connect().await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(limits::ANSWER_HEAD_BYTES)
+            .max_headers(limits::ANSWER_FIELDS)
+            .handshake(TokioIo::new(wire))
+            .await
+            .map_err(|_| CheckoutError::Exhausted)?;
+        // Its errors are reported to the request it carries; an idle connection's don't matter.
+        let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+        let line = Line { sender, ledger, driver, _slot: slot };
+        Ok(Lease { line, reused: false, pool: Arc::clone(self) })
+    }
+
+    fn take_idle(&self) -> Option<Line> {
+        let oldest = clock::now().before(limits::BACKEND_IDLE_TIMEOUT);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(Idle { line, since }) = idle.pop() {
+            if since <= oldest {
+                // The rest has been idle for longer still.
+                idle.clear();
+                return None;
+            }
+            if line.sender.is_ready() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    fn put(&self, line: Line) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < limits::BACKEND_IDLE {
+            idle.push(Idle { line, since: clock::now() });
+        }
+    }
+}
+
+/// A connection for one request.
+#[derive(Debug)]
+pub struct Lease {
+    line: Line,
+    reused: bool,
+    pool: Arc<Pool>,
+}
+
+impl Lease {
+    /// What it was sent; outlives it.
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.line.ledger)
+    }
+
+    /// Sends one request and waits for the head of its answer. `permit` is asked once more inside
+    /// the first write.
+    pub async fn send(
+        mut self,
+        request: Request<Content>,
+        keep: Keep,
+        permit: Option<Permit>,
+    ) -> Result<Response<AnswerBody>, SendError> {
+        self.line.ledger.begin(permit);
+        let mut answer = pin!(self.line.sender.send_request(request));
+        let mut seen = 0;
+        let outcome = loop {
+            let waited = timeout(limits::ANSWER_TIMEOUT, answer.as_mut()).await;
+            let written = self.line.ledger.written();
+            match waited {
+                Ok(outcome) => break outcome.map_err(|e| (false, describe(&e))),
+                // A slow but steady upload is not a slow backend.
+                Err(_) if !keep.is_ended() && written > seen => seen = written,
+                Err(_) => break Err((true, format!("no answer within {:?}", limits::ANSWER_TIMEOUT))),
+            }
+        };
+        match outcome {
+            Ok(answer) => Ok(answer.map(|body| AnswerBody::from_backend(body, self, keep))),
+            Err((timed_out, cause)) => {
+                // Stop the connection before the count is read, or it might still grow.
+                self.line.driver.abort();
+                let written = self.line.ledger.written();
+                Err(SendError { written, reused: self.reused, timed_out, cause })
+            }
+        }
+    }
+
+    /// Back to the pool, as soon as the connection itself is done with the answer.
+    pub fn give_back(mut self) {
+        if self.line.sender.is_ready() {
+            let pool = Arc::clone(&self.pool);
+            return pool.put(self.line);
+        }
+        tokio::spawn(async move {
+            let ready = timeout(limits::CHECKOUT_TIMEOUT, self.line.sender.ready()).await;
+            if matches!(ready, Ok(Ok(()))) {
+                self.pool.put(self.line);
+            }
+        });
+    }
+}
+
+fn describe(error: &hyper::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
