@@ -36,3 +36,9 @@ pub mod api;
 pub mod demo;
 pub mod guard;
 pub mod proxy;
+
+pub mod app;
+pub mod certs;
+pub mod cli;
+pub mod config;
+pub mod dev;

@@ -1,0 +1,47 @@
+# One command for each thing; CI runs `make test` and nothing else. docs/testing.md says what the numbers mean.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+SEEDS ?= 1..20001
+KILLS ?= 200
+ROUNDS ?= 100
+NODES ?= 3
+FAULT ?=
+
+.PHONY: help tools fmt lint unit test sim chaos bench-failover bench-registry bench-proxy deny
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: tools fmt lint unit deny ## everything that must hold, as CI runs it; installs what it needs
+
+tools: ## install the programs that tests start (PostgreSQL, nginx, etcd, ...), when missing
+	@scripts/tools
+
+fmt: ## is the code formatted?
+	cargo fmt --check
+
+lint: ## clippy over everything; a warning is an error
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit: ## all tests: units, scripts, simulator, real processes, real servers
+	cargo test --locked
+
+deny: ## licences, bans, sources and known vulnerabilities of the dependencies
+	@scripts/deny
+
+sim: ## SEEDS=1..20001     the simulator over these seeds
+	SEEDS=$(SEEDS) cargo test --locked --release --test sim runs_many_seeds -- --ignored --nocapture
+
+chaos: tools ## ROUNDS=100 NODES=3 FAULT=      real processes through rounds of each fault
+	ROUNDS=$(ROUNDS) NODES=$(NODES) FAULT=$(FAULT) cargo test --locked --release --test chaos campaign -- --ignored --nocapture --test-threads 1
+
+bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
+	KILLS=$(KILLS) cargo bench --locked --bench failover
+
+bench-registry: tools ## SECONDS=2 BENCH_ROUNDS=3   reads and writes of the registry, next to etcd
+	cargo bench --locked --bench registry
+
+bench-proxy: tools ## SECONDS=2 BENCH_ROUNDS=5      proxied requests, next to nginx
+	cargo bench --locked --bench proxy

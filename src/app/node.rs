@@ -1,0 +1,180 @@
+//! One node.
+//!
+//! Start: certificates, store, loop, edges. Each can fail with a reason of its own before a client
+//! is let in. Stop (SIGTERM or SIGINT): the gates close for new requests and leadership is handed
+//! over, so that the pause for clients is a round trip and not an election; then the edges drain,
+//! then the loop ends.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process;
+use std::sync::{Arc, OnceLock};
+
+use rand::random;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::api::answers::ResourceStatus;
+use crate::api::{self, Api, ApiContext, Caller};
+use crate::app::signals::{asked_to_end, end_with_parent};
+use crate::config::node::NodeConfig;
+use crate::driver::fatal::Fatal;
+use crate::driver::handle::Handle;
+use crate::driver::run::{self, Parts, Running};
+use crate::fencing::gate::quiet_period;
+use crate::ids::NodeId;
+use crate::metrics::Metrics;
+use crate::problem::{Kind, Problem};
+use crate::proxy::gates;
+use crate::proxy::hop_api::LocalApi;
+use crate::proxy::start::{Proxy, ProxyConfig, default_lanes};
+use crate::raft::entry::Membership;
+use crate::registry::command::Member;
+use crate::storage::{Identity, Store};
+use crate::time::Duration;
+use crate::transport::credentials::Credentials;
+use crate::transport::endpoint::PeerConfig;
+
+/// How long a stopping leader waits for its successor before it stops all the same.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs a node until it is asked to end, or can't go on.
+pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
+    end_with_parent();
+    let metrics = Metrics::new();
+    let credentials = Credentials::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    let running = start_loop(&config, &credentials, &metrics)?;
+    let handle = running.handle.clone();
+    let (proxy, api) = start_edges(&config, &credentials, &metrics, &handle)?;
+    let listener = TcpListener::bind(config.listen.api).await;
+    let listener = listener.map_err(|e| {
+        format!("cannot listen on {} for the API: {e}; is another process using it?", config.listen.api)
+    })?;
+    let serving = tokio::spawn(api::serve(listener, api));
+    tracing::info!(
+        node = %config.id(), proxy = %config.listen.proxy, api = %config.listen.api, peer = %config.listen.peer,
+        "node started"
+    );
+    let signal = asked_to_end().await?;
+    tracing::info!(signal, "the node ends: handing over, then draining");
+    stop(proxy, &handle, running).await;
+    serving.abort();
+    Ok(())
+}
+
+fn start_loop(
+    config: &NodeConfig,
+    credentials: &Credentials,
+    metrics: &Metrics,
+) -> Result<Running, Box<dyn Error>> {
+    let membership = Membership::of_voters(config.members.iter().map(|member| member.id));
+    let identity = Identity { cluster: config.cluster.clone(), node: config.id(), membership };
+    let store = Store::open(&config.data_dir, &identity, config.raft.election_timeout_min)?;
+    let parts = Parts {
+        config: config.raft.clone(),
+        store,
+        members: config.members.clone(),
+        peers: PeerConfig {
+            node: config.id(),
+            cluster: config.cluster.clone(),
+            listen: config.listen.peer,
+            members: addresses(&config.members, |member| &member.peer),
+            credentials: credentials.clone(),
+            metrics: metrics.clone(),
+        },
+        metrics: metrics.clone(),
+        seed: random(),
+    };
+    Ok(run::start(parts, end_process)?)
+}
+
+/// A node that can't go on says why and ends at once: whatever it would still do could be wrong.
+fn end_process(fatal: Fatal) {
+    tracing::error!(cause = %fatal, "this node can't go on and ends");
+    eprintln!("termgate: {fatal}");
+    process::exit(1);
+}
+
+fn start_edges(
+    config: &NodeConfig,
+    credentials: &Credentials,
+    metrics: &Metrics,
+    handle: &Handle,
+) -> Result<(Proxy, Api), Box<dyn Error>> {
+    // The proxy carries other nodes' API calls to the API, which itself calls out through the
+    // proxy: the cell closes that circle once both are there.
+    let cell = Arc::new(OnceLock::new());
+    let (_, members) = watch::channel(addresses(&config.members, |member| &member.hop));
+    let proxy = Proxy::start(ProxyConfig {
+        node: config.id(),
+        cluster: config.cluster.clone(),
+        listen: config.listen.proxy,
+        hop_listen: config.listen.hop,
+        routes: config.routes.clone(),
+        handle: handle.clone(),
+        members,
+        credentials: credentials.clone(),
+        metrics: metrics.clone(),
+        quiet_period: quiet_period(config.raft.election_timeout_max),
+        lanes: default_lanes(),
+        local_api: Some(local_api(Arc::clone(&cell))),
+    })?;
+    let (gates, door) = (proxy.gates(), proxy.api());
+    let api = Api::new(ApiContext {
+        handle: handle.clone(),
+        cluster: config.cluster.clone(),
+        resources: Arc::new(move || gates.snapshot().into_iter().map(shown).collect()),
+        metrics: metrics.clone(),
+        token: config.token.clone(),
+        remote: Arc::new(move |node, request| {
+            let door = door.clone();
+            Box::pin(async move { door.call(node, request).await })
+        }),
+        config_summary: config.summary(),
+    });
+    // Set once, here.
+    let _ = cell.set(api.clone());
+    Ok((proxy, api))
+}
+
+fn shown(gate: gates::ResourceStatus) -> ResourceStatus {
+    let gates::ResourceStatus { name, fence, gate, fenced_term } = gate;
+    ResourceStatus { name, fence, gate: gate.to_owned(), fenced_term }
+}
+
+/// Answers what other nodes pass on, as soon as there is an API.
+fn local_api(cell: Arc<OnceLock<Api>>) -> LocalApi {
+    Arc::new(move |from, request| {
+        let api = cell.get().cloned();
+        Box::pin(async move {
+            match api {
+                Some(api) => api.handle(Caller::Node(from), request).await,
+                None => Problem::new(Kind::Overloaded, "the node is starting").into_response(),
+            }
+        })
+    })
+}
+
+fn addresses(members: &[Member], which: impl Fn(&Member) -> &String) -> BTreeMap<NodeId, String> {
+    members.iter().map(|member| (member.id, which(member).clone())).collect()
+}
+
+async fn stop(proxy: Proxy, handle: &Handle, running: Running) {
+    proxy.drain();
+    if handle.leadership().fence.is_some() {
+        match timeout(HAND_OVER_LIMIT, handle.transfer(None)).await {
+            Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
+            Ok(Err(why)) => tracing::warn!(%why, "leadership was not handed over; an election will follow"),
+            Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),
+        }
+    }
+    // Both wait for their threads.
+    let ended = tokio::task::spawn_blocking(move || {
+        proxy.shutdown();
+        running.stop();
+    });
+    if ended.await.is_err() {
+        tracing::error!("a thread panicked while the node ended");
+    }
+}

@@ -1,0 +1,206 @@
+//! Asks nodes over HTTP, one after another, until one answers.
+//!
+//! A read is asked of the next node when one can't be reached or knows no leader. A change is asked
+//! of the next node only when the one before certainly did nothing with it.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
+use http::uri::Authority;
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::api::answers::ClusterStatus;
+use crate::cli::show;
+use crate::time::Duration;
+
+/// How long a node may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a node may take to answer: longer than it holds a request and waits for its leader.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Bytes of an answer: a status of the largest cluster is a small part of it.
+const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why no answer came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// Not the address of an API.
+    #[error("{0:?} is not the address of an API; write it as http://HOST:PORT")]
+    Url(String),
+    /// Nothing was sent.
+    #[error("{api} can't be reached: {cause}; is the node running, and is --api right?")]
+    Unreachable {
+        /// Who was asked.
+        api: String,
+        /// Why.
+        cause: String,
+    },
+    /// The request was sent and not answered.
+    #[error("{api} did not answer: {cause}; look at `termgate status` before you try again")]
+    Lost {
+        /// Who was asked.
+        api: String,
+        /// Why.
+        cause: String,
+    },
+    /// The node said no.
+    #[error("{api} says {status}: {detail}")]
+    Refused {
+        /// Who was asked.
+        api: String,
+        /// The status.
+        status: u16,
+        /// Why.
+        detail: String,
+        /// Whether certainly nothing was changed.
+        not_applied: bool,
+    },
+    /// The answer is not what a node says.
+    #[error("{api} answered with something else than a node does: {cause}")]
+    Malformed {
+        /// Who was asked.
+        api: String,
+        /// What.
+        cause: String,
+    },
+}
+
+/// One call of the API.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The method.
+    pub method: Method,
+    /// The path and query.
+    pub target: String,
+    /// The content, JSON; empty for none.
+    pub content: Vec<u8>,
+    /// The token of `[api.auth]`.
+    pub token: Option<String>,
+    /// The value of `If-Match`.
+    pub if_match: Option<String>,
+}
+
+impl Call {
+    /// A read.
+    pub fn get(target: impl Into<String>) -> Self {
+        Self { method: Method::GET, target: target.into(), content: Vec::new(), token: None, if_match: None }
+    }
+}
+
+/// The members of a problem that a person needs.
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+    outcome: Option<String>,
+}
+
+/// Asks each node in turn; the first good answer counts, or else the last refusal.
+pub async fn ask(apis: &[String], call: &Call) -> Result<Bytes, ClientError> {
+    let mut last = None;
+    for api in apis {
+        match send(api, call).await {
+            Ok(answer) => return Ok(answer),
+            Err(e) if !e.allows_another(&call.method) => return Err(e),
+            // A node's own words say more than a silent node.
+            Err(e) => last = Some(last.filter(ClientError::is_refusal).unwrap_or(e)),
+        }
+    }
+    Err(last.unwrap_or_else(|| ClientError::Url(String::new())))
+}
+
+impl ClientError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    /// Whether asking another node can't do harm and may help.
+    fn allows_another(&self, method: &Method) -> bool {
+        match self {
+            Self::Url(_) => false,
+            Self::Unreachable { .. } => true,
+            Self::Lost { .. } | Self::Malformed { .. } => *method == Method::GET,
+            Self::Refused { status, not_applied, .. } => {
+                *status == 503 && (*not_applied || *method == Method::GET)
+            }
+        }
+    }
+}
+
+/// The cluster as `termgate status` shows it, asked of one node.
+pub async fn status_text(api: &str) -> Result<String, ClientError> {
+    let status: ClusterStatus = parse(api, &send(api, &Call::get("/cluster/status")).await?)?;
+    Ok(show::status(&status))
+}
+
+/// Reads an answer.
+pub fn parse<T: DeserializeOwned>(api: &str, content: &Bytes) -> Result<T, ClientError> {
+    serde_json::from_slice(content)
+        .map_err(|e| ClientError::Malformed { api: api.to_owned(), cause: e.to_string() })
+}
+
+/// Asks one node once.
+pub async fn send(api: &str, call: &Call) -> Result<Bytes, ClientError> {
+    let authority = authority(api).ok_or_else(|| ClientError::Url(api.to_owned()))?;
+    let unreachable =
+        |e: &dyn std::fmt::Display| ClientError::Unreachable { api: api.to_owned(), cause: e.to_string() };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let connect = TcpStream::connect((host, authority.port_u16().unwrap_or(80)));
+    let stream = match timeout(CONNECT_LIMIT, connect).await {
+        Ok(connected) => connected.map_err(|e| unreachable(&e))?,
+        Err(_) => return Err(unreachable(&"no connection within 2 s")),
+    };
+    let request = request(&authority, call).map_err(|_| ClientError::Url(api.to_owned()))?;
+    let (status, content) = match timeout(ANSWER_LIMIT, exchange(stream, request)).await {
+        Ok(answered) => answered.map_err(|cause| ClientError::Lost { api: api.to_owned(), cause })?,
+        Err(_) => {
+            return Err(ClientError::Lost { api: api.to_owned(), cause: "no answer within 20 s".into() });
+        }
+    };
+    if status.is_success() {
+        return Ok(content);
+    }
+    let problem: Option<Problem> = serde_json::from_slice(&content).ok();
+    Err(ClientError::Refused {
+        api: api.to_owned(),
+        status: status.as_u16(),
+        not_applied: problem.as_ref().is_some_and(|p| p.outcome.as_deref() == Some("not-applied")),
+        detail: problem.map_or_else(|| status.canonical_reason().unwrap_or("no reason").into(), |p| p.detail),
+    })
+}
+
+fn authority(api: &str) -> Option<Authority> {
+    let uri: Uri = if api.contains("://") { api.parse() } else { format!("http://{api}").parse() }.ok()?;
+    let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/") && uri.query().is_none();
+    uri.authority().filter(|a| plain && !a.as_str().contains('@') && !a.host().is_empty()).cloned()
+}
+
+fn request(authority: &Authority, call: &Call) -> http::Result<Request<Full<Bytes>>> {
+    let mut request = Request::builder().method(call.method.clone()).uri(&call.target);
+    request = request.header(HOST, authority.as_str());
+    if !call.content.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(token) = &call.token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    if let Some(tag) = &call.if_match {
+        request = request.header(IF_MATCH, tag);
+    }
+    request.body(Full::new(Bytes::from(call.content.clone())))
+}
+
+async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+    let text = |e: hyper::Error| e.to_string();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    // It ends with the sender; its errors arrive there too.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(text)?;
+    let status = response.status();
+    let content = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+    Ok((status, content.map_err(|e| e.to_string())?.to_bytes()))
+}

@@ -1,0 +1,255 @@
+use super::*;
+use crate::fencing::mode::{Consistency, FenceMode};
+use crate::ids::NodeId;
+use crate::time::Duration;
+
+const NODE: &str = include_str!("../../docs/node.toml");
+const GUARD: &str = include_str!("../../docs/guard.toml");
+
+fn node(text: &str, variables: &[(&str, &str)]) -> Result<Checked<NodeConfig>, Invalid> {
+    parse_node("node.toml", text, variables.iter().map(|(k, v)| (k.to_string(), v.to_string())))
+}
+
+/// The keys that are complained about, and all complaints for the failure message.
+fn complaints(text: &str, variables: &[(&str, &str)]) -> (Vec<String>, String) {
+    let issues = node(text, variables).expect_err("the configuration is wrong").0;
+    (issues.iter().map(|issue| issue.key.clone()).collect(), issue::lines(&issues))
+}
+
+fn replaced(from: &str, to: &str) -> String {
+    assert!(NODE.contains(from), "the reference file has no {from:?}");
+    NODE.replacen(from, to, 1)
+}
+
+#[test]
+fn the_reference_file_of_a_node_is_right() {
+    let Checked { config, warnings } = node(NODE, &[]).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!((config.id(), config.cluster.as_str()), (NodeId(1), "orders"));
+    assert_eq!(config.zone.as_deref(), Some("eu-1"));
+    let zones: Vec<_> = config.members.iter().map(|m| m.zone.as_deref()).collect();
+    assert_eq!(zones, [Some("eu-1"), Some("eu-1"), Some("us-1")]);
+    assert_eq!(config.members[1].hop, "10.0.0.2:8080", "the hop is the proxy's address unless set");
+    assert_eq!(config.listen.hop, config.listen.proxy);
+    assert_eq!(config.raft, crate::raft::config::Config::new(NodeId(1)), "it shows the defaults");
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!((route.fence, route.reads), (FenceMode::Enforced, Consistency::Linearizable));
+    assert_eq!(route.hold_timeout, Duration::from_secs(5));
+    assert_eq!(config.token, None);
+}
+
+#[test]
+fn the_reference_file_of_a_guard_is_right() {
+    let Checked { config, warnings } = parse_guard("guard.toml", GUARD, []).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!((config.resource.as_str(), config.mode), ("orders", FenceMode::Enforced));
+    assert_eq!(config.raise_timeout, Duration::from_secs(2));
+    let drain = GUARD.replace("mode = \"enforced\"", "mode = \"drain\"");
+    let issues = parse_guard("guard.toml", &drain, []).unwrap_err().0;
+    assert_eq!(issues[0].to_string(), "error: guard.toml: guard.mode: must be enforced or implicit");
+}
+
+#[test]
+fn an_empty_file_is_told_everything_that_is_missing_at_once() {
+    let (keys, all) = complaints("", &[]);
+    let expected =
+        ["node.id", "node.data_dir", "cluster.name", "cluster.members", "tls.ca", "tls.cert", "tls.key"];
+    assert_eq!(keys, expected, "{all}");
+}
+
+#[test]
+fn several_mistakes_are_reported_together_each_with_its_key() {
+    let text = "
+        [node]
+        id = 0
+        data_dir = 7
+        [cluster]
+        name = 'two words'
+        [[cluster.members]]
+        id = 1
+        peer = 'no port'
+        proxy = 'a:8080'
+        api = 'a:9090'
+        [raft]
+        election_timeout_ms = [300]
+        [tls]
+        ca = 'a'
+        cert = 'b'
+        key = 'c'
+        [[route]]
+        name = 'x'
+        match = { path_prefix = 'x' }
+        backend = 'ftp://a'
+        fence = 'strong'
+    ";
+    let (keys, all) = complaints(text, &[]);
+    let expected = [
+        "node.id",
+        "node.data_dir",
+        "cluster.name",
+        "cluster.members[0].peer",
+        "raft.election_timeout_ms",
+        "route[0].match.path_prefix",
+        "route[0].backend",
+        "route[0].fence",
+    ];
+    assert_eq!(keys, expected, "{all}");
+}
+
+#[test]
+fn an_unknown_key_gets_a_suggestion() {
+    let (keys, all) = complaints(&replaced("heartbeat_interval_ms", "hartbeat_interval_ms"), &[]);
+    assert_eq!(keys, ["raft.hartbeat_interval_ms"]);
+    assert!(all.ends_with("unknown key; did you mean heartbeat_interval_ms?"), "{all}");
+    let (keys, all) = complaints(&replaced("[raft]", "[rafd]"), &[]);
+    assert_eq!(keys, ["rafd"]);
+    assert!(all.ends_with("did you mean raft?"), "{all}");
+    let (keys, _) = complaints(&replaced("id = 2", "id = 2\ncolour = 'red'"), &[]);
+    assert_eq!(keys, ["cluster.members[1].colour"]);
+}
+
+#[test]
+fn the_environment_wins_and_is_named_in_errors() {
+    let set = [("TERMGATE_RAFT__HEARTBEAT_INTERVAL_MS", "20"), ("TERMGATE_NODE__ZONE", "eu-1")];
+    let config = node(NODE, &set).unwrap().config;
+    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(20));
+    let (_, all) = complaints(NODE, &[("TERMGATE_RAFT__LEASE_READS", "maybe")]);
+    assert_eq!(all, "error: TERMGATE_RAFT__LEASE_READS: raft.lease_reads: must be true or false");
+    let (_, all) = complaints(NODE, &[("TERMGATE_RAFT__LEASE_READ", "true")]);
+    assert!(all.starts_with("error: TERMGATE_RAFT__LEASE_READ: raft.lease_read: unknown key"), "{all}");
+}
+
+#[test]
+fn a_text_may_look_like_a_number_in_the_environment() {
+    let config = node(NODE, &[("TERMGATE_API__AUTH__TOKEN", "1234567890123456")]).unwrap().config;
+    assert_eq!(config.token, Some(Token::new("1234567890123456")));
+}
+
+#[test]
+fn a_node_can_be_configured_by_the_environment_alone() {
+    let member = "{ id = 1, peer = 'a:1', proxy = 'a:2', api = 'a:3' }";
+    let members = format!("[{member}]");
+    let set = [
+        ("TERMGATE_NODE__ID", "1"),
+        ("TERMGATE_NODE__DATA_DIR", "data"),
+        ("TERMGATE_CLUSTER__NAME", "orders"),
+        ("TERMGATE_CLUSTER__MEMBERS", members.as_str()),
+        ("TERMGATE_TLS__CA", "ca.pem"),
+        ("TERMGATE_TLS__CERT", "node.pem"),
+        ("TERMGATE_TLS__KEY", "node.key"),
+    ];
+    let config = node("", &set).unwrap().config;
+    let listen = [config.listen.peer, config.listen.proxy, config.listen.hop, config.listen.api];
+    assert_eq!(listen.map(|a| a.to_string()), ["0.0.0.0:1", "0.0.0.0:2", "0.0.0.0:2", "127.0.0.1:3"]);
+}
+
+#[test]
+fn an_open_api_needs_a_token() {
+    let open = replaced("api = \"127.0.0.1:9090\"", "api = \"0.0.0.0:9090\"");
+    let (keys, all) = complaints(&open, &[]);
+    assert_eq!(keys, ["listen.api"], "{all}");
+    assert!(node(&open, &[("TERMGATE_API__AUTH__TOKEN", "a token that is long")]).is_ok());
+    assert!(node(&open, &[("TERMGATE_API__AUTH__TOKEN_FILE", "/run/token")]).is_ok());
+    let (keys, _) = complaints(&open, &[("TERMGATE_API__AUTH__TOKEN", " ")]);
+    assert_eq!(keys, ["api.auth.token"]);
+    let (keys, _) = complaints(&replaced("# [api.auth]", "[api.auth]"), &[]);
+    assert_eq!(keys, ["api.auth.token"]);
+}
+
+#[test]
+fn members_are_checked_together() {
+    let (keys, all) = complaints(&replaced("id = 2", "id = 3"), &[]);
+    assert_eq!(keys, ["cluster.members"], "{all}");
+    let (keys, all) = complaints(&replaced("id = 1  ", "id = 9  "), &[]);
+    assert_eq!(keys, ["node.id"], "{all}");
+    let (keys, all) = complaints(&replaced("peer = \"10.0.0.2:7100\"", "peer = \"10.0.0.3:7100\""), &[]);
+    assert_eq!(keys, ["cluster.members"], "{all}");
+}
+
+#[test]
+fn an_even_or_large_cluster_is_warned_about_and_allowed() {
+    for (ids, warned) in [(1..=1, 0), (1..=2, 1), (1..=3, 0), (1..=4, 1), (1..=7, 0), (1..=8, 1), (1..=9, 1)]
+    {
+        let members: Vec<String> = ids
+            .map(|i| format!("{{ id = {i}, peer = 'n{i}:1', proxy = 'n{i}:2', api = 'n{i}:3' }}"))
+            .collect();
+        let start = NODE.find("# The initial members").unwrap();
+        let end = NODE.find("[listen]").unwrap();
+        let text = format!("{}members = [{}]\n{}", &NODE[..start], members.join(","), &NODE[end..]);
+        let warnings = node(&text, &[]).unwrap_or_else(|e| panic!("{e}")).warnings;
+        assert_eq!(warnings.len(), warned, "{} members: {warnings:?}", members.len());
+    }
+}
+
+#[test]
+fn timing_that_breaks_the_lease_is_refused() {
+    let (keys, all) = complaints(&replaced("= [150, 300]", "= [60, 300]"), &[]);
+    assert_eq!(keys, ["raft"], "{all}");
+    let (keys, _) = complaints(&replaced("= [150, 300]", "= [300, 150]"), &[]);
+    assert_eq!(keys, ["raft"]);
+}
+
+#[test]
+fn backends_are_hosts_without_a_path() {
+    let backend = |uri: &str| node(&replaced("http://10.0.0.20:8000", uri), &[]).is_ok();
+    for good in ["http://a", "https://a.example:443", "http://[::1]:80", "http://a:80/"] {
+        assert!(backend(good), "{good}");
+    }
+    for bad in ["a:80", "http://", "http://u@a", "http://a/x", "http://a?q", "http://a:0", "tcp://a", "/"] {
+        assert!(!backend(bad), "{bad}");
+    }
+}
+
+#[test]
+fn routes_must_not_shadow_each_other() {
+    let second = "[[route]]\nname = 'orders'\nmatch = { path_prefix = '/' }\n\
+                  backend = 'http://b'\nfence = 'drain'\n";
+    let (keys, all) = complaints(&format!("{NODE}\n{second}"), &[]);
+    assert_eq!(keys, ["route[1].fence", "route", "route"], "{all}");
+    let other = second.replace("'orders'", "'others'").replace("path_prefix = '/'", "host = 'B.example'");
+    let config = node(&format!("{NODE}\n{other}"), &[]).unwrap().config;
+    assert_eq!(config.routes[1].host.as_deref(), Some("b.example"));
+    assert_eq!(config.routes[1].path_prefix, "/");
+}
+
+#[test]
+fn a_syntax_error_names_the_line() {
+    let (_, all) = complaints("[node]\nid = = 1\n", &[]);
+    assert!(all.contains("line 2"), "{all}");
+}
+
+#[test]
+fn loading_looks_at_the_files_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, NODE.replace("certs/", &format!("{}/", dir.path().display()))).unwrap();
+    let keys: Vec<_> = load_node(&file).unwrap_err().0.into_iter().map(|issue| issue.key).collect();
+    assert_eq!(keys, ["tls.ca", "tls.cert", "tls.key"]);
+    for name in ["ca.pem", "node-1.pem", "node-1.key"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    assert!(matches!(load_any(&file).unwrap().config, AnyConfig::Node(_)));
+    assert_eq!(load_node(&dir.path().join("none.toml")).unwrap_err().0.len(), 1);
+}
+
+#[test]
+fn the_summary_shows_no_secret() {
+    let secret = "sesame sesame sesame";
+    let config = node(NODE, &[("TERMGATE_API__AUTH__TOKEN", secret)]).unwrap().config;
+    assert!(!config.summary().to_string().contains("sesame"));
+    assert!(!format!("{config:?}").contains("sesame"));
+}
+
+#[test]
+fn a_guard_needs_certificates_only_beyond_loopback() {
+    let text = |listen: &str| {
+        format!(
+            "[guard]\nlisten = \"{listen}\"\nbackend = \"http://127.0.0.1:8000\"\nresource = \"orders\"\n\
+             data_dir = \"d\"\ncluster = \"orders\"\n"
+        )
+    };
+    let local = parse_guard("g", &text("127.0.0.1:7190"), []).expect("loopback needs none");
+    assert_eq!(local.config.tls, None);
+    let exposed = parse_guard("g", &text("0.0.0.0:7190"), []).expect_err("anybody could raise the fence");
+    assert!(exposed.to_string().contains("tls.ca"), "{exposed}");
+}
