@@ -1,0 +1,95 @@
+//! The TCP listener: what a client sees on a connection.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::fake::Cluster;
+
+async fn connect(cluster: &Cluster) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(termgate::api::serve(listener, cluster.api(1)));
+    TcpStream::connect(address).await.unwrap()
+}
+
+/// Sends these bytes and reads until the node closes the connection.
+async fn exchange(bytes: &[u8]) -> String {
+    let mut stream = connect(&Cluster::led_by(1)).await;
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_carries_several_requests() {
+    let text = exchange(
+        b"PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nv\
+          HEAD /registry/keys/k HTTP/1.1\r\nhost: localhost\r\n\r\n\
+          GET /registry/keys/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    let answers: Vec<&str> = text.split("HTTP/1.1 ").skip(1).collect();
+    assert_eq!(answers.len(), 3, "{text}");
+    assert!(answers[0].starts_with("201 Created"), "{text}");
+    assert!(answers[1].contains("content-length: 1\r\n") && answers[1].ends_with("\r\n\r\n"), "{text}");
+    assert!(answers[2].ends_with("\r\n\r\nv"), "{text}");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_without_being_asked() {
+    let stream = connect(&Cluster::led_by(1)).await;
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://127.0.0.1/leader").body(Full::new(Bytes::new())).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));
+    let content = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(content.starts_with(br#"{"node_id":1,"#), "{content:?}");
+}
+
+#[tokio::test]
+async fn content_beyond_the_limit_is_refused_before_it_is_read() {
+    let declared = b"PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                     content-length: 9999999999\r\n\r\n";
+    let text = exchange(declared).await;
+    assert!(text.starts_with("HTTP/1.1 413"), "{text}");
+    assert!(text.contains("urn:termgate:problem:content-too-large"), "{text}");
+}
+
+#[tokio::test]
+async fn content_of_undeclared_length_is_counted() {
+    let cluster = Cluster::led_by(1);
+    let mut stream = connect(&cluster).await;
+    let head = b"PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let chunk = [b"10000\r\n".as_slice(), &[b'v'; 0x10000], b"\r\n"].concat();
+    for _ in 0..17 {
+        // It may be refused, and the connection closed, while this is still sending.
+        if stream.write_all(&chunk).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(cluster.proposals(), 0);
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_refused() {
+    let head = format!("GET /leader HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(20_000));
+    let text = exchange(head.as_bytes()).await;
+    assert!(text.starts_with("HTTP/1.1 431"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused() {
+    let text = exchange(b"PRIVATE\r\n\r\n").await;
+    assert!(text.starts_with("HTTP/1.1 400"), "{text}");
+}

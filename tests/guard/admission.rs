@@ -1,0 +1,205 @@
+//! Which writes pass.
+
+use std::path::Path;
+
+use termgate::fencing::mode::FenceMode;
+use termgate::guard::{Guard, GuardError};
+
+use crate::support::{
+    Backend, config, connect, fence, get, guard_at, guard_with, post, put_fence, raise_request, raw, stamp,
+    write,
+};
+
+#[tokio::test]
+async fn refuses_a_stale_write_and_names_the_current_term() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let answer = write(guard.address(), 6, "late").await;
+    assert_eq!(answer.status, 412);
+    assert_eq!(answer.field("termgate-fence"), Some("rejected; current=7"));
+    assert_eq!(answer.field("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.json()["type"], "urn:termgate:problem:stale-term");
+    assert_eq!(answer.json()["outcome"], "not-applied");
+    assert!(backend.complete().is_empty(), "the backend never hears of it");
+}
+
+#[tokio::test]
+async fn passes_exactly_the_raised_term_with_its_fields() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let answer = write(guard.address(), 7, "hello").await;
+    assert_eq!((answer.status, answer.content.as_str()), (201, "ok"));
+    let seen = backend.complete();
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].starts_with("POST /ledger HTTP/1.1\r\n"), "{}", seen[0]);
+    assert!(seen[0].contains("termgate-term: 7") && seen[0].contains("termgate-node: 1"), "{}", seen[0]);
+    assert!(seen[0].ends_with("hello"));
+}
+
+#[tokio::test]
+async fn refuses_a_term_above_the_fence_and_does_not_move() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let answer = write(guard.address(), 999_999_999_999_999, "forged").await;
+    assert_eq!(answer.status, 412);
+    assert_eq!(answer.field("termgate-fence"), Some("rejected; current=7"));
+    assert_eq!(write(guard.address(), 7, "true leader").await.status, 201);
+}
+
+#[tokio::test]
+async fn refuses_writes_before_the_first_raise() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(0, &backend).await;
+    for term in [0, 1] {
+        let answer = write(guard.address(), term, "early").await;
+        assert_eq!(answer.field("termgate-fence"), Some("rejected; current=0"), "{answer:?}");
+    }
+    assert!(backend.complete().is_empty());
+}
+
+#[tokio::test]
+async fn implicit_follows_the_highest_term_and_refuses_lower_ones() {
+    let backend = Backend::start().await;
+    let mut settings = config(backend.address, Path::new(""));
+    settings.mode = FenceMode::Implicit;
+    let (guard, dir) = guard_with(0, settings).await;
+    assert_eq!(write(guard.address(), 5, "a").await.status, 201);
+    assert_eq!(write(guard.address(), 6, "b").await.status, 201);
+    assert_eq!(write(guard.address(), 5, "late").await.status, 412);
+    let stored = std::fs::read_to_string(dir.path().join("fence")).expect("is stored");
+    assert!(stored.contains("\"term\":6"), "{stored}");
+}
+
+#[tokio::test]
+async fn refuses_fields_that_two_readers_could_read_differently() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let good = stamp(7);
+    let cases = [
+        good.replace("Termgate-Term: 7\r\n", ""),
+        format!("{good}Termgate-Term: 7\r\n"),
+        good.replace("Term: 7", "Term: 7, 7"),
+        good.replace("Term: 7", "Term: -7"),
+        good.replace("Term: 7", "Term: seven"),
+        good.replace("Node: 1", "Node: one"),
+        good.replace("Termgate-Node: 1\r\n", ""),
+        good.replace("orders", "billing"),
+        format!("{good}Termgate-Resource: orders\r\n"),
+        good.replace("Termgate-Resource: orders\r\n", ""),
+    ];
+    for fields in cases {
+        let answer = raw(connect(guard.address()).await, &post(&fields, "x")).await.expect("an answer");
+        assert_eq!(answer.status, 400, "{fields}");
+        assert_eq!(answer.field("termgate-fence"), None, "it is not about the term: {fields}");
+    }
+    assert!(backend.complete().is_empty());
+}
+
+#[tokio::test]
+async fn reads_pass_unchecked() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    assert_eq!(get(guard.address(), "/ledger").await.status, 201, "the raw backend answers all alike");
+    assert_eq!(backend.complete().len(), 1);
+}
+
+#[tokio::test]
+async fn every_other_method_is_a_write() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    for method in ["PUT", "PATCH", "DELETE", "PURGE", "get"] {
+        let request = post(&stamp(6), "x").replacen("POST", method, 1);
+        let answer = raw(connect(guard.address()).await, &request).await.expect("an answer");
+        assert_eq!(answer.status, 412, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn the_endpoint_shows_the_fence() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let shown = fence(guard.address()).await;
+    assert_eq!(shown["resource"], "orders");
+    assert_eq!(shown["term"], 7);
+    assert_eq!(shown["mode"], "enforced");
+}
+
+#[tokio::test]
+async fn a_raise_never_goes_down_and_may_be_repeated() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let again = put_fence(guard.address(), 7).await;
+    assert_eq!((again.status, again.json()["term"].as_u64()), (200, Some(7)));
+    let lower = put_fence(guard.address(), 6).await;
+    assert_eq!((lower.status, lower.json()["current"].as_u64()), (412, Some(7)));
+    assert_eq!(fence(guard.address()).await["term"], 7);
+}
+
+#[tokio::test]
+async fn refuses_a_raise_it_does_not_understand() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let cases = [
+        "",
+        "{}",
+        "[]",
+        r#"{"resource":"orders","term":0}"#,
+        r#"{"resource":"orders","term":-1}"#,
+        r#"{"resource":"orders","term":1000000000000000}"#,
+        r#"{"resource":"orders","term":"8"}"#,
+        r#"{"resource":"billing","term":8}"#,
+    ];
+    for content in cases {
+        let request = raise_request("", content);
+        let answer = raw(connect(guard.address()).await, &request).await.expect("an answer");
+        assert_eq!(answer.status, 400, "{content}");
+    }
+    assert_eq!(fence(guard.address()).await["term"], 7);
+}
+
+#[tokio::test]
+async fn refuses_a_raise_that_a_client_sent_through_a_node() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    for fields in ["Termgate-Request-Id: abc\r\n", &stamp(7)] {
+        let request = raise_request(fields, r#"{"resource":"orders","term":8}"#);
+        let answer = raw(connect(guard.address()).await, &request).await.expect("an answer");
+        assert_eq!(answer.status, 403, "{fields}");
+    }
+    assert_eq!(fence(guard.address()).await["term"], 7);
+}
+
+#[tokio::test]
+async fn connections_to_the_backend_are_used_again() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    for _ in 0..5 {
+        assert_eq!(write(guard.address(), 7, "x").await.status, 201);
+    }
+    assert_eq!(backend.complete().len(), 5);
+    assert_eq!(backend.seen().len(), 1, "one connection serves them all");
+}
+
+#[tokio::test]
+async fn says_when_the_backend_is_down() {
+    let backend = Backend::start().await;
+    let mut settings = config(backend.address, Path::new(""));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    settings.backend = format!("http://{free}").parse().expect("a uri");
+    let (guard, _dir) = guard_with(7, settings).await;
+    let answer = write(guard.address(), 7, "x").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["type"], "urn:termgate:problem:backend-unavailable");
+    assert_eq!(fence(guard.address()).await["in_flight"], serde_json::json!({}));
+}
+
+#[tokio::test]
+async fn does_not_start_where_anybody_could_raise_the_fence() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut settings = config("127.0.0.1:1".parse().expect("an address"), dir.path());
+    settings.listen = "0.0.0.0:0".parse().expect("an address");
+    assert!(matches!(Guard::start(settings.clone()).await, Err(GuardError::NeedsTls(_))));
+    settings.listen = "127.0.0.1:0".parse().expect("an address");
+    settings.mode = FenceMode::Drain;
+    assert!(matches!(Guard::start(settings).await, Err(GuardError::Mode)));
+}

@@ -1,0 +1,224 @@
+//! Certificates for tests: the tool's own, and every wrong kind that it would never issue.
+
+// Each test binary uses its own part of this.
+#![allow(dead_code)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Purpose, Issuer, KeyPair, SanType};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use tempfile::TempDir;
+use termgate::certs;
+use termgate::ids::NodeId;
+use termgate::metrics::{Metrics, ReasonLabel};
+use termgate::transport::credentials::Credentials;
+use termgate::transport::identity::Subject;
+use time::OffsetDateTime;
+
+/// No wait of a test is longer than this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One authority and what it signed.
+pub struct Pki {
+    pub dir: TempDir,
+}
+
+/// A leaf of any shape.
+pub struct Leaf {
+    pub uri: Option<&'static str>,
+    pub second_uri: Option<&'static str>,
+    pub purposes: Vec<Purpose>,
+    pub valid: (i64, i64),
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        let uri = Some("spiffe://orders/node/1");
+        Self {
+            uri,
+            second_uri: None,
+            purposes: vec![Purpose::ServerAuth, Purpose::ClientAuth],
+            valid: (-1, 1),
+        }
+    }
+}
+
+impl Pki {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        certs::init("orders", dir.path()).unwrap();
+        Self { dir }
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    pub fn node(&self, id: u64) -> Credentials {
+        self.issue(&Subject::Node(NodeId(id)))
+    }
+
+    pub fn issue(&self, subject: &Subject) -> Credentials {
+        let out = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        let files = certs::issue(self.dir.path(), subject, &out, &[]).unwrap();
+        Credentials::load(&self.ca(), &files.certificate, &files.key).unwrap()
+    }
+
+    /// A certificate and key in files, of any shape; `valid` is in days from now.
+    pub fn forge(&self, leaf: &Leaf) -> (PathBuf, PathBuf) {
+        let issuer_key = KeyPair::from_pem(&read(&self.dir.path().join("ca.key"))).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&read(&self.ca()), issuer_key).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = leaf
+            .uri
+            .into_iter()
+            .chain(leaf.second_uri)
+            .map(|uri| SanType::URI(uri.try_into().unwrap()))
+            .collect();
+        params.extended_key_usages.clone_from(&leaf.purposes);
+        params.not_before = OffsetDateTime::now_utc() + time::Duration::days(leaf.valid.0);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(leaf.valid.1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let out = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        let files = (out.join("leaf.pem"), out.join("leaf.key"));
+        fs::write(&files.0, certificate.pem()).unwrap();
+        fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
+    }
+
+    pub fn forged(&self, leaf: &Leaf) -> Credentials {
+        let (certificate, key) = self.forge(leaf);
+        Credentials::load(&self.ca(), &certificate, &key).unwrap()
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// A peer that keeps to no rule: any certificate or none, any protocol name, no verification.
+pub async fn hostile(
+    to: SocketAddr,
+    alpn: &[u8],
+    certificate: Option<(PathBuf, PathBuf)>,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let config = hostile_config(hostile_builder(), alpn, certificate);
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.connect_with(config, to, "termgate").unwrap().await
+}
+
+type Builder = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;
+
+fn hostile_builder() -> Builder {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anything))
+}
+
+fn hostile_config(
+    builder: Builder,
+    alpn: &[u8],
+    certificate: Option<(PathBuf, PathBuf)>,
+) -> quinn::ClientConfig {
+    let mut config = match certificate {
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(read(&certificate).as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(read(&key).as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+}
+
+/// Handshakes that nobody will go on with: the first datagram of each, and what keeps their
+/// clients from closing them.
+pub async fn half_open(count: usize, alpn: &[u8]) -> (Vec<Vec<u8>>, Vec<quinn::Connecting>) {
+    let nobody = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = nobody.local_addr().unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = hostile_config(hostile_builder(), alpn, None);
+    let (mut found, mut open) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        open.push(endpoint.connect_with(config.clone(), to, "termgate").unwrap());
+        let mut datagram = vec![0; 2048];
+        let length = within("a first datagram", nobody.recv(&mut datagram)).await.unwrap();
+        datagram.truncate(length);
+        found.push(datagram);
+    }
+    (found, open)
+}
+
+#[derive(Debug)]
+struct Anything;
+
+impl ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// How often `reason` was counted for `what`.
+pub fn counted(metrics: &Metrics, what: &'static str, reason: &str) -> u64 {
+    let label = ReasonLabel { what, reason: reason.to_owned() };
+    metrics.refusals.get(&label).map_or(0, |counter| counter.get())
+}
+
+/// Waits until `holds`, at most [`PATIENCE`].
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"));
+}
+
+/// Ends a wait that should have ended by itself.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
+}

@@ -1,0 +1,256 @@
+//! Whatever a peer claims, a node neither panics nor gives up its term, its vote or its log.
+
+use bytes::Bytes;
+use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof, proptest};
+use proptest::test_runner::Config as ProptestConfig;
+use termgate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term, Ticket};
+use termgate::raft::config::Config;
+use termgate::raft::effect::{DropReason, Effect, Event, Input};
+use termgate::raft::entry::{Durable, Entry, HardState, Membership, Payload};
+use termgate::raft::message::{
+    AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, Message, Promise, ReadIndex,
+    ReadIndexResponse, RequestVote, RequestVoteResponse, TimeoutNow,
+};
+use termgate::raft::{Boot, Node};
+use termgate::time::{Duration, Instant};
+
+/// Small numbers meet the state; the ends of the range meet the arithmetic.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0u64..6, 1 => Just(u64::MAX), 1 => Just(u64::MAX / 2), 1 => Just(u64::MAX - 1), 1 => any::<u64>()]
+}
+
+fn log_id() -> impl Strategy<Value = LogId> {
+    (number(), number()).prop_map(|(term, index)| LogId::new(Term(term), LogIndex(index)))
+}
+
+fn beat() -> impl Strategy<Value = Beat> {
+    (number(), number()).prop_map(|(at, pos)| Beat { sent_at: Instant(at), read_pos: ReadPos(pos) })
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let payload = prop_oneof![
+        Just(Payload::Command(Bytes::from_static(b"x"))),
+        number().prop_map(|leader| Payload::NoOp { leader: NodeId(leader) }),
+    ];
+    (log_id(), payload).prop_map(|(id, payload)| Entry { id, payload })
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (number(), any::<bool>()).prop_map(|(n, pre_vote)| Ballot { campaign: Campaign(n), pre_vote })
+}
+
+fn body() -> BoxedStrategy<Body> {
+    let request =
+        (ballot(), number(), log_id(), proptest::option::of(number())).prop_map(|(b, c, last_log, t)| {
+            let (candidate_id, transfer_from) = (NodeId(c), t.map(Term));
+            Body::RequestVote(RequestVote { ballot: b, candidate_id, last_log, transfer_from })
+        });
+    let vote = (ballot(), any::<bool>()).prop_map(|(ballot, vote_granted)| {
+        Body::RequestVoteResponse(RequestVoteResponse { ballot, vote_granted, refusal: None })
+    });
+    let append = (log_id(), proptest::collection::vec(entry(), 0..4), number(), beat()).prop_map(
+        |(prev_log, entries, commit, beat)| {
+            Body::AppendEntries(AppendEntries { prev_log, entries, leader_commit: LogIndex(commit), beat })
+        },
+    );
+    let result = prop_oneof![
+        number().prop_map(|i| AppendResult::Accepted { match_index: LogIndex(i) }),
+        (log_id(), log_id()).prop_map(|(rejected, hint)| AppendResult::Conflict { rejected, hint }),
+    ];
+    let appended = (beat(), result, number(), any::<u32>()).prop_map(|(beat, result, n, clock_drift_ppm)| {
+        let promise = Promise { no_vote_for: Duration::from_nanos(n), clock_drift_ppm };
+        let (commit_index, last_applied) = (LogIndex(n), LogIndex(n));
+        Body::AppendEntriesResponse(AppendEntriesResponse {
+            beat,
+            result,
+            promise,
+            commit_index,
+            last_applied,
+        })
+    });
+    let read = number().prop_map(|id| Body::ReadIndex(ReadIndex { id }));
+    let at = (number(), proptest::option::of(number()))
+        .prop_map(|(id, i)| Body::ReadIndexResponse(ReadIndexResponse { id, index: i.map(LogIndex) }));
+    let now = log_id().prop_map(|last_log| Body::TimeoutNow(TimeoutNow { last_log }));
+    // Boxed: unboxed, the tree of strategies is too large for a test's stack.
+    prop_oneof![request, vote, append, appended, read, at, now].boxed()
+}
+
+fn message() -> BoxedStrategy<Message> {
+    let life = (number(), number()).prop_map(|(incarnation, boot)| Life { incarnation, boot });
+    let parts = (0u64..5, number(), life, number(), body());
+    let message = parts.prop_map(|(from, term, life, session, body)| Message {
+        from: NodeId(from),
+        to: NodeId(1),
+        term: Term(term),
+        life,
+        session: Session(session),
+        body,
+    });
+    message.boxed()
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        12 => message().prop_map(Input::Receive),
+        3 => Just(Input::Timeout),
+        2 => Just(Input::Propose { ticket: Ticket(1), command: Bytes::from_static(b"c") }),
+        2 => Just(Input::Read { ticket: Ticket(1) }),
+        1 => number().prop_map(|n| Input::Transfer { ticket: Ticket(1), to: Some(NodeId(n)) }),
+        1 => any::<bool>().prop_map(Input::DiskStalled),
+        1 => Just(Input::ClockSuspect),
+    ]
+}
+
+fn node(voters: u64) -> Node {
+    let membership = Membership::of_voters((1..=voters).map(NodeId));
+    let durable = Durable { membership, ..Durable::default() };
+    let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
+    Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1))
+}
+
+/// Obeys the effects as a perfect disk would.
+fn drain(node: &mut Node, now: Instant) -> Vec<Effect> {
+    let mut seen = Vec::new();
+    loop {
+        let mut done = IoSeq::ZERO;
+        while let Some(effect) = node.poll() {
+            match &effect {
+                Effect::Persist(write) => done = write.io,
+                Effect::Apply(entries) => {
+                    let index = entries.last().map_or(LogIndex::ZERO, |entry| entry.id.index);
+                    node.step(now, Input::Applied { index });
+                }
+                _ => {}
+            }
+            seen.push(effect);
+        }
+        if done == IoSeq::ZERO {
+            return seen;
+        }
+        node.step(now, Input::Persisted { io: done });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn no_claim_of_a_peer_stops_a_node_or_turns_it_back(
+        voters in 1u64..5,
+        inputs in proptest::collection::vec((input(), 0u64..200), 1..60),
+    ) {
+        let mut node = node(voters);
+        let (mut term, mut commit, mut at) = (Term::ZERO, LogIndex::ZERO, 1);
+        for (input, wait) in inputs {
+            at += wait;
+            node.step(Instant::from_millis(at), input);
+            drain(&mut node, Instant::from_millis(at));
+            let view = node.view();
+            assert!(view.term >= term && view.commit_index >= commit, "nothing runs back");
+            assert!(view.term.0 <= u64::MAX / 2 + 64, "a term that leaves no room is not adopted");
+            (term, commit) = (view.term, view.commit_index);
+        }
+    }
+}
+
+fn heartbeat(from: u64, term: u64) -> Message {
+    let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
+    let prev_log = LogId::ZERO;
+    let append = AppendEntries { prev_log, entries: Vec::new(), leader_commit: LogIndex::ZERO, beat };
+    Message {
+        from: NodeId(from),
+        to: NodeId(1),
+        term: Term(term),
+        life: Life { incarnation: from, boot: 1 },
+        session: Session(1),
+        body: Body::AppendEntries(append),
+    }
+}
+
+fn reaction(message: Message) -> Vec<Effect> {
+    let mut node = node(3);
+    let now = Instant::from_millis(2);
+    node.step(now, Input::Receive(message));
+    drain(&mut node, now)
+}
+
+fn dropped(from: u64, reason: DropReason) -> Vec<Effect> {
+    vec![Effect::Event(Event::Dropped { from: NodeId(from), reason })]
+}
+
+/// E1, V8, M8.
+#[test]
+fn nobody_outside_the_membership_is_heard() {
+    assert_eq!(reaction(heartbeat(9, 1)), dropped(9, DropReason::NotAMember));
+}
+
+#[test]
+fn a_message_for_another_node_is_dropped() {
+    let message = Message { to: NodeId(2), ..heartbeat(3, 1) };
+    assert_eq!(reaction(message), dropped(3, DropReason::Misaddressed));
+}
+
+/// E2.
+#[test]
+fn the_last_term_is_not_adopted() {
+    assert_eq!(reaction(heartbeat(2, u64::MAX)), dropped(2, DropReason::Malformed));
+}
+
+#[test]
+fn entries_with_a_gap_or_of_a_later_term_are_not_written() {
+    let entry = |term, index| Entry {
+        id: LogId::new(Term(term), LogIndex(index)),
+        payload: Payload::NoOp { leader: NodeId(2) },
+    };
+    for entries in
+        [vec![entry(1, 2)], vec![entry(1, 1), entry(1, 3)], vec![entry(2, 1)], vec![entry(1, 1), entry(0, 2)]]
+    {
+        let mut message = heartbeat(2, 1);
+        if let Body::AppendEntries(append) = &mut message.body {
+            append.entries = entries;
+        }
+        let effects = reaction(message);
+        assert!(effects.ends_with(&dropped(2, DropReason::Malformed)), "{effects:?}");
+    }
+}
+
+/// Node 1 with the vote of term 2 given to node 2 and a log of two entries of term 1, asked by
+/// node 2 in term 2; whether it grants.
+fn grants(membership: Membership, last_log: LogId) -> bool {
+    let entry = |index| Entry {
+        id: LogId::new(Term(1), LogIndex(index)),
+        payload: Payload::NoOp { leader: NodeId(2) },
+    };
+    let hard_state = HardState { current_term: Term(2), voted_for: Some(NodeId(2)) };
+    let durable = Durable { hard_state, membership, base: LogId::ZERO, log: vec![entry(1), entry(2)] };
+    let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
+    let mut node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1));
+    let ballot = Ballot { campaign: Campaign(1), pre_vote: false };
+    let request = RequestVote { ballot, candidate_id: NodeId(2), last_log, transfer_from: None };
+    let message = Message { body: Body::RequestVote(request), session: Session(0), ..heartbeat(2, 2) };
+    node.step(Instant::from_millis(2), Input::Receive(message));
+    let granted = |effect: &Effect| match effect {
+        Effect::Send { message: Message { body: Body::RequestVoteResponse(response), .. }, .. } => {
+            response.vote_granted
+        }
+        _ => false,
+    };
+    drain(&mut node, Instant::from_millis(2)).iter().any(granted)
+}
+
+/// V2, V7.
+#[test]
+fn a_vote_asked_for_again_is_judged_again_by_the_log() {
+    let voters = || Membership::of_voters([NodeId(1), NodeId(2), NodeId(3)]);
+    assert!(grants(voters(), LogId::new(Term(1), LogIndex(2))));
+    assert!(!grants(voters(), LogId::new(Term(1), LogIndex(1))));
+}
+
+/// V9.
+#[test]
+fn a_node_that_thinks_itself_a_learner_still_votes() {
+    let learner =
+        Membership { learners: [NodeId(1)].into(), ..Membership::of_voters([NodeId(2), NodeId(3)]) };
+    assert!(grants(learner, LogId::new(Term(1), LogIndex(2))));
+}

@@ -1,0 +1,136 @@
+//! The deterministic simulator: whole clusters in one thread, on simulated time, from a seed.
+//!
+//! Each world runs the driver's own `Cycle` (core, state machine and the order of effects) for
+//! every node, over a simulated network, disks, clocks, clients and a fenced backend. After every
+//! step all invariants are checked. A world is a storm of faults and then calm, in which the
+//! cluster has to become whole. `docs/simulator.md` explains how it works and what it is known to
+//! find.
+//!
+//! ```text
+//! cargo test --test sim                                                     short seeds
+//! SEED=17 TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture
+//! SEEDS=1..100000 cargo test --release --test sim runs_many_seeds -- --ignored --nocapture
+//! ```
+
+mod backend;
+mod calm;
+mod check;
+mod clients;
+mod clock;
+mod disk;
+mod late;
+mod nemesis;
+mod net;
+mod oracle;
+mod params;
+mod process;
+mod rng;
+mod run;
+mod script;
+mod stats;
+mod trace;
+mod turn;
+mod world;
+
+use std::ops::Range;
+use std::time::Instant;
+
+use stats::{Stat, Stats};
+
+/// Seeds of the short run. Enough that every fault fires (asserted), few enough for every change.
+const SHORT_RUN: Range<u64> = 1..601;
+/// Seeds that are run twice.
+const TWICE: Range<u64> = 1..21;
+
+fn env_number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.trim().parse().ok()
+}
+
+/// `a..b` (b excluded), or one number.
+fn parse_seeds(text: &str) -> Option<Range<u64>> {
+    match text.split_once("..") {
+        Some((a, b)) => Some(a.trim().parse().ok()?..b.trim().parse().ok()?),
+        None => text.trim().parse().ok().map(|a: u64| a..a + 1),
+    }
+}
+
+/// Splits `seeds` over the machine's cores and stops at the first failure of each part.
+fn run_on_all_cores(seeds: &Range<u64>) -> (Stats, Option<(u64, String)>) {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let cores = env_number("JOBS").unwrap_or(cores).max(1);
+    let share = (seeds.end - seeds.start).div_ceil(cores);
+    let parts = (0..cores).map(|i| {
+        let from = (seeds.start + i * share).min(seeds.end);
+        std::thread::spawn(move || run::run_all(from..from + share))
+    });
+    let parts: Vec<_> = parts.collect();
+    let mut all = Stats::new();
+    let mut failure: Option<(u64, String)> = None;
+    for part in parts {
+        let (stats, failed) = part.join().expect("a part reports its failures");
+        all.merge(&stats);
+        failure = failure.into_iter().chain(failed).min();
+    }
+    (all, failure)
+}
+
+fn report(seeds: &Range<u64>, began: Instant, stats: &Stats) -> String {
+    let (count, took) = (seeds.end - seeds.start, began.elapsed().as_secs_f64());
+    let simulated = (stats.get(Stat::StormNanos) + stats.get(Stat::CalmNanos)) as f64 / 1e9;
+    format!(
+        "{stats}\n{count} seeds in {took:.1} s: {:.0} seeds/s, {:.1} hours simulated, {:.0} x real time",
+        count as f64 / took,
+        simulated / 3600.0,
+        simulated / took
+    )
+}
+
+fn run_and_judge(seeds: &Range<u64>, every_fault_must_fire: bool) {
+    let began = Instant::now();
+    let (stats, failure) = run_on_all_cores(seeds);
+    if let Some((seed, violation)) = failure {
+        panic!("{}", run::explain(seed, &violation));
+    }
+    println!("{}", report(seeds, began, &stats));
+    let zeros = stats.zeros();
+    assert!(
+        !every_fault_must_fire || zeros.is_empty(),
+        "never happened, so nothing is proven about it: {zeros:?}"
+    );
+}
+
+#[test]
+fn holds_every_invariant_over_a_short_run_in_which_every_fault_fires() {
+    run_and_judge(&SHORT_RUN, true);
+}
+
+#[test]
+#[ignore = "long: give SEEDS=a..b"]
+fn runs_many_seeds() {
+    let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "1..20001".to_owned());
+    let seeds = parse_seeds(&seeds).expect("SEEDS is a number or a..b");
+    run_and_judge(&seeds, seeds.end - seeds.start >= 1_000);
+}
+
+#[test]
+fn replays_one_seed() {
+    let Some(seed) = env_number("SEED") else { return };
+    let traced = env_number("TRACE").is_some_and(|n| n != 0);
+    let ending = run::play(seed, traced);
+    for line in &ending.trace {
+        println!("{line}");
+    }
+    println!("SEED={seed} {} events, hash {:016x}", ending.events, ending.hash);
+    if let Some(violation) = ending.violation {
+        panic!("SEED={seed} fails: {violation}");
+    }
+}
+
+#[test]
+fn runs_a_seed_twice_in_the_same_way() {
+    for seed in TWICE {
+        let (first, second) = (run::play(seed, false), run::play(seed, true));
+        assert_eq!(first.hash, second.hash, "SEED={seed} went two ways");
+        assert_eq!(first.events, second.events, "SEED={seed} went two ways");
+    }
+}

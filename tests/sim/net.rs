@@ -1,0 +1,132 @@
+//! The network: datagrams between nodes that are dropped, doubled, delayed and overtaken, over
+//! links that are cut one direction at a time.
+
+use crate::clock::{MS, True};
+use crate::params::NetParams;
+use crate::rng::Rng;
+use crate::stats::{Stat, Stats};
+
+/// Every directed link of one world.
+#[derive(Debug)]
+pub struct Net {
+    nodes: usize,
+    params: NetParams,
+    rng: Rng,
+    cut: Vec<bool>,
+    /// Nodes that entries do not reach: everything else does.
+    starved: Vec<bool>,
+    /// Extra delay per directed link, in nanoseconds: one direction may be slow.
+    slow: Vec<u64>,
+}
+
+impl Net {
+    /// A network in which everybody reaches everybody.
+    pub fn new(nodes: usize, params: NetParams, mut rng: Rng) -> Self {
+        let links = nodes * nodes;
+        let skewed = params.skew_max;
+        let slow = (0..links).map(|_| if skewed > 0 && rng.coin() { rng.below(skewed) } else { 0 });
+        Self {
+            nodes,
+            params,
+            cut: vec![false; links],
+            starved: vec![false; nodes],
+            slow: slow.collect(),
+            rng,
+        }
+    }
+
+    const fn link(&self, from: usize, to: usize) -> usize {
+        from * self.nodes + to
+    }
+
+    /// Cuts or mends one direction.
+    pub fn set_cut(&mut self, from: usize, to: usize, cut: bool) {
+        let link = self.link(from, to);
+        self.cut[link] = cut;
+    }
+
+    /// Cuts or mends both directions.
+    pub fn set_cut_both(&mut self, a: usize, b: usize, cut: bool) {
+        self.set_cut(a, b, cut);
+        self.set_cut(b, a, cut);
+    }
+
+    /// Whether `from` cannot reach `to`.
+    pub fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cut[self.link(from, to)]
+    }
+
+    /// Mends every link.
+    pub fn mend(&mut self) {
+        self.cut.fill(false);
+    }
+
+    /// Whether entries (not heartbeats, not votes) are kept from `node`.
+    pub fn starve(&mut self, node: usize, starved: bool) {
+        self.starved[node] = starved;
+    }
+
+    /// Draws new slow directions.
+    pub fn skew(&mut self, stats: &mut Stats) {
+        for link in 0..self.slow.len() {
+            self.slow[link] = if self.params.skew_max > 0 && self.rng.coin() {
+                self.rng.below(self.params.skew_max)
+            } else {
+                0
+            };
+        }
+        stats.add(Stat::LinksSkewed);
+    }
+
+    /// Makes one direction slower by `extra` nanoseconds.
+    pub fn set_slow(&mut self, from: usize, to: usize, extra: u64) {
+        let link = self.link(from, to);
+        self.slow[link] = extra;
+    }
+
+    /// From now on nothing is lost and everything is quick.
+    pub fn heal(&mut self) {
+        self.mend();
+        self.starved.fill(false);
+        self.slow.fill(0);
+        self.params = NetParams::calm();
+    }
+
+    /// How long each copy of a message from `from` to `to` is under way: none, one or two copies.
+    /// `entries`: whether it carries entries of the log.
+    pub fn route(&mut self, from: usize, to: usize, entries: bool, stats: &mut Stats) -> [Option<True>; 2] {
+        if self.is_cut(from, to) || (entries && self.starved[to]) {
+            stats.add(Stat::MessagesCut);
+            return [None, None];
+        }
+        if self.rng.chance(self.params.drop_ppm) {
+            stats.add(Stat::MessagesDropped);
+            return [None, None];
+        }
+        let first = self.delay(from, to, stats);
+        if self.rng.chance(self.params.duplicate_ppm) {
+            stats.add(Stat::MessagesDoubled);
+            return [Some(first), Some(self.delay(from, to, stats))];
+        }
+        [Some(first), None]
+    }
+
+    /// Whether a message that is about to arrive still may: a cut also stops what is under way.
+    pub fn arrives(&mut self, from: usize, to: usize, stats: &mut Stats) -> bool {
+        let stopped = self.params.cut_stops_flying && self.is_cut(from, to);
+        if stopped {
+            stats.add(Stat::MessagesCut);
+        }
+        !stopped
+    }
+
+    fn delay(&mut self, from: usize, to: usize, stats: &mut Stats) -> True {
+        let p = &self.params;
+        let mut delay = self.rng.range(p.delay_min, p.delay_max) + self.slow[from * self.nodes + to];
+        if self.rng.chance(p.tail_ppm) {
+            delay += self.rng.range(50 * MS, p.tail_max);
+            stats.add(Stat::MessagesInTail);
+        }
+        delay
+    }
+}

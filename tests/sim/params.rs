@@ -1,0 +1,270 @@
+//! What a seed decides before anything happens: the size of the cluster, its configuration, which
+//! faults exist in this world and how hard they bite.
+//!
+//! Each class of faults is off in about half of the worlds (swarm testing): a world in which
+//! everything fails at once hides what only one fault alone, at full strength, brings out. The
+//! parameters go to the edge of what `Config::problems` allows: wide margins hide lease bugs.
+
+use termgate::ids::NodeId;
+use termgate::raft::config::Config;
+use termgate::time::Duration;
+
+use crate::clock::MS;
+use crate::rng::Rng;
+
+/// The network's share.
+#[derive(Debug, Clone)]
+pub struct NetParams {
+    /// Messages lost, per million.
+    pub drop_ppm: u32,
+    /// Messages that arrive twice, per million.
+    pub duplicate_ppm: u32,
+    /// The shortest way, in nanoseconds.
+    pub delay_min: u64,
+    /// The longest usual way.
+    pub delay_max: u64,
+    /// Messages that take far longer, per million.
+    pub tail_ppm: u32,
+    /// How long those take at most.
+    pub tail_max: u64,
+    /// The most that one direction of a link may be slower than another.
+    pub skew_max: u64,
+    /// Whether a cut also stops what is already under way, or lets it arrive.
+    pub cut_stops_flying: bool,
+}
+
+impl NetParams {
+    /// A healthy local network.
+    pub const fn calm() -> Self {
+        Self {
+            drop_ppm: 0,
+            duplicate_ppm: 0,
+            delay_min: MS / 10,
+            delay_max: MS,
+            tail_ppm: 0,
+            tail_max: 50 * MS,
+            skew_max: 0,
+            cut_stops_flying: false,
+        }
+    }
+
+    fn draw(rng: &mut Rng, heartbeat: u64) -> Self {
+        let delay_max = rng.log_range(MS / 5, heartbeat / 2);
+        Self {
+            drop_ppm: sometimes(rng, |r| r.log_range(1_000, 300_000)) as u32,
+            duplicate_ppm: sometimes(rng, |r| r.log_range(1_000, 300_000)) as u32,
+            delay_min: rng.range(MS / 20, delay_max),
+            delay_max,
+            tail_ppm: sometimes(rng, |r| r.range(1_000, 40_000)) as u32,
+            tail_max: rng.log_range(60 * MS, 2_000 * MS),
+            skew_max: sometimes(rng, |r| r.log_range(MS, heartbeat)),
+            cut_stops_flying: rng.coin(),
+        }
+    }
+}
+
+/// The disks' share.
+#[derive(Debug, Clone)]
+pub struct DiskParams {
+    /// The quickest fsync, in nanoseconds.
+    pub fsync_min: u64,
+    /// The slowest usual fsync.
+    pub fsync_max: u64,
+    /// Fsyncs that stall, per million.
+    pub stall_ppm: u32,
+    /// The longest stall.
+    pub stall_max: u64,
+    /// Fsyncs that fail and so end the process, per million.
+    pub error_ppm: u32,
+}
+
+impl DiskParams {
+    /// A healthy disk.
+    pub const fn calm() -> Self {
+        Self { fsync_min: MS / 10, fsync_max: MS, stall_ppm: 0, stall_max: MS, error_ppm: 0 }
+    }
+
+    fn draw(rng: &mut Rng) -> Self {
+        let fsync_max = rng.log_range(MS / 5, 20 * MS);
+        Self {
+            fsync_min: rng.range(MS / 10, fsync_max),
+            fsync_max,
+            stall_ppm: sometimes(rng, |r| r.log_range(500, 20_000)) as u32,
+            stall_max: rng.log_range(20 * MS, 2_000 * MS),
+            error_ppm: sometimes(rng, |r| r.log_range(100, 3_000)) as u32,
+        }
+    }
+}
+
+/// What the nemesis may do at random, and how often. Zero: not in this world.
+#[derive(Debug, Clone)]
+pub struct FaultParams {
+    /// Mean time between two random faults, in nanoseconds.
+    pub mean_gap: u64,
+    /// Weights of: crash, pause, partition, one-way cut, isolate leader, flap, clock rate, skew, transfer.
+    pub weights: [u32; 9],
+    /// A crash right after a message left, per million messages.
+    pub crash_after_send_ppm: u32,
+    /// A crash while writes are queued, per million turns.
+    pub crash_in_fsync_ppm: u32,
+    /// Whether restarts are quick, slow or both.
+    pub restart_max: u64,
+    /// Whether the scripted nemeses play.
+    pub scripts: bool,
+}
+
+/// The clients' share.
+#[derive(Debug, Clone)]
+pub struct ClientParams {
+    /// Mean time between two requests, in nanoseconds.
+    pub mean_gap: u64,
+    /// Weights of: put, compare-and-set, linearizable read, lease read, gated write.
+    pub weights: [u32; 5],
+    /// The longest pause of a handler between a check and the act that the check guards.
+    pub dawdle_max: u64,
+    /// The longest way from the gate to the backend.
+    pub backend_delay_max: u64,
+}
+
+/// One world.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// One configuration per node; its length is the size of the cluster.
+    pub configs: Vec<Config>,
+    /// By how much clocks really run fast or slow, in parts per million.
+    pub real_drift_ppm: i32,
+    /// Whether clocks stay within the configured bound. If not, lease reads may be stale; nothing
+    /// else may be wrong.
+    pub clocks_in_bound: bool,
+    /// The network.
+    pub net: NetParams,
+    /// The disks.
+    pub disk: DiskParams,
+    /// The nemesis.
+    pub faults: FaultParams,
+    /// The clients.
+    pub clients: ClientParams,
+    /// How long faults last before everything heals, in nanoseconds of true time.
+    pub storm: u64,
+    /// Whether nodes come back from a crash with other timers, as in a rolling change of them.
+    pub retimes: bool,
+    /// Whether messages pass through their wire encoding.
+    pub encode: bool,
+    /// Turns that stay open for more inputs, per million.
+    pub batch_ppm: u32,
+    /// Whether a turn that comes late is reported as `Input::ClockSuspect`.
+    pub notice_gaps: bool,
+}
+
+/// Zero in half of the worlds.
+fn sometimes(rng: &mut Rng, draw: impl FnOnce(&mut Rng) -> u64) -> u64 {
+    if rng.coin() { draw(rng) } else { 0 }
+}
+
+impl Params {
+    /// The world of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::stream(seed, 1);
+        let nodes = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 7]);
+        let heartbeat = rng.pick(&[10, 20, 30, 50, 50, 75, 100]) * MS;
+        let drift_ppm = rng.pick(&[1_000, 1_000, 20_000, 100_000, 200_000]);
+        let configs = configs(rng, nodes, heartbeat, drift_ppm);
+        let clocks_in_bound = !rng.chance(60_000);
+        let real = match rng.below(4) {
+            0 => 0,
+            1 => rng.below(u64::from(drift_ppm)) as i32,
+            _ => drift_ppm as i32,
+        };
+        let election = configs[0].election_timeout_max.as_nanos() as u64;
+        Self {
+            real_drift_ppm: if clocks_in_bound { real } else { (drift_ppm * 10).min(800_000) as i32 },
+            clocks_in_bound,
+            net: NetParams::draw(rng, heartbeat),
+            disk: DiskParams::draw(rng),
+            faults: faults(rng, election),
+            clients: clients(rng, heartbeat, election),
+            storm: rng.range(10, 40) * election,
+            retimes: rng.chance(200_000),
+            encode: rng.chance(250_000),
+            batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,
+            notice_gaps: rng.coin(),
+            configs,
+        }
+    }
+}
+
+fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Config> {
+    let mixed = rng.chance(150_000);
+    let lease_reads = !rng.chance(100_000);
+    let small = sometimes(rng, |r| r.range(1, 2));
+    let margin_share = rng.pick(&[0, 0, 0, 1, 10, 50]);
+    let mut timers = draw_timers(rng);
+    (1..=nodes)
+        .map(|id| {
+            if mixed {
+                timers = draw_timers(rng);
+            }
+            let mut config = Config::new(NodeId(id));
+            config.heartbeat_interval = Duration::from_nanos(heartbeat);
+            set_timers(&mut config, timers, margin_share);
+            config.clock_drift_ppm = drift_ppm;
+            config.lease_reads = lease_reads;
+            if small > 0 {
+                config.max_uncommitted = rng.range(2, 50) as usize;
+                config.max_append_bytes = rng.range(1, 400) as usize;
+                config.max_inflight_messages = rng.range(1, 4) as usize;
+                config.max_inflight_bytes = rng.range(100, 2_000) as usize;
+                config.max_pending_reads = rng.range(1, 20) as usize;
+            }
+            assert!(config.problems().is_empty(), "the simulator draws valid configurations: {config:?}");
+            config
+        })
+        .collect()
+}
+
+/// The shortest election timeout in tenths of a heartbeat, and the longest in tenths of the shortest.
+fn draw_timers(rng: &mut Rng) -> (u32, u32) {
+    (rng.range(20, 60) as u32, rng.range(11, 25) as u32)
+}
+
+fn set_timers(config: &mut Config, timers: (u32, u32), margin_share: u32) {
+    let min = config.heartbeat_interval * timers.0 / 10;
+    config.election_timeout_min = min;
+    config.election_timeout_max = min * timers.1 / 10;
+    config.lease_margin = min * margin_share / 100;
+}
+
+/// Other election timers for a node that starts again.
+pub fn redraw_timers(config: &mut Config, rng: &mut Rng) {
+    let timers = draw_timers(rng);
+    set_timers(config, timers, 0);
+}
+
+fn faults(rng: &mut Rng, election: u64) -> FaultParams {
+    let mut weights = [0; 9];
+    for weight in &mut weights {
+        *weight = sometimes(rng, |r| r.range(1, 10)) as u32;
+    }
+    FaultParams {
+        mean_gap: rng.log_range(election / 8, election * 4),
+        weights,
+        crash_after_send_ppm: if rng.chance(250_000) { rng.log_range(100, 5_000) as u32 } else { 0 },
+        crash_in_fsync_ppm: if rng.chance(250_000) { rng.log_range(250, 7_500) as u32 } else { 0 },
+        restart_max: rng.pick(&[8 * MS, 8 * MS, election, election, election * 10]),
+        scripts: rng.coin(),
+    }
+}
+
+fn clients(rng: &mut Rng, heartbeat: u64, election: u64) -> ClientParams {
+    let mut weights = [0; 5];
+    for weight in &mut weights {
+        *weight = if rng.chance(750_000) { rng.range(1, 10) as u32 } else { 0 };
+    }
+    weights[0] = weights[0].max(1);
+    ClientParams {
+        mean_gap: rng.log_range(heartbeat / 10, heartbeat * 4),
+        weights,
+        dawdle_max: sometimes(rng, |r| r.log_range(MS, 2 * election)),
+        backend_delay_max: rng.log_range(MS, election),
+    }
+}

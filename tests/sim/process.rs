@@ -1,0 +1,260 @@
+//! A node: what survives a crash, and the process that runs the driver's own `Cycle` over it. Here
+//! it starts, crashes, is stopped, goes on, and hears of what arrives; `turn` is what it then does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, RwLock};
+
+use termgate::driver::cycle::Cycle;
+use termgate::fencing::leadership::Leadership;
+use termgate::ids::{IoSeq, LogIndex, Term, Ticket};
+use termgate::raft::config::Config;
+use termgate::raft::effect::{Input, RoleKind};
+use termgate::raft::message::Message;
+use termgate::raft::{Boot, Node};
+use termgate::registry::machine::Machine;
+use termgate::time::Instant;
+
+use crate::backend::Gate;
+use crate::clients::Waiter;
+use crate::clock::{Clock, MS, True};
+use crate::disk::Disk;
+use crate::params::redraw_timers;
+use crate::stats::Stat;
+use crate::world::{Event, World};
+
+/// One machine: what survives a crash, and perhaps a process.
+#[derive(Debug)]
+pub struct SimNode {
+    /// Its position; its id is one more.
+    pub index: usize,
+    /// Its configuration.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Clock,
+    /// Its disk.
+    pub disk: Disk,
+    /// The process, while one runs.
+    pub process: Option<Process>,
+    /// What arrived while the process was stopped.
+    pub backlog: Vec<Event>,
+    /// Counts pauses; the present one, while stopped.
+    pub pause: u64,
+    /// When the process began to run, or went on.
+    pub ran_since: True,
+    paused: bool,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Process {
+    /// The heart.
+    pub cycle: Cycle,
+    /// The applied state.
+    pub machine: Arc<RwLock<Machine>>,
+    /// What was last published.
+    pub leadership: Leadership,
+    /// The gate towards the backend.
+    pub gate: Gate,
+    /// Who waits for an answer.
+    pub waiters: BTreeMap<Ticket, Waiter>,
+    /// The last ticket given out.
+    pub last_ticket: Ticket,
+    /// When each queued write was queued, on this node's clock.
+    pub queued: VecDeque<(IoSeq, Instant)>,
+    /// What the core was last told of its disk.
+    pub stalled: bool,
+    /// When the loop wanted to wake at the latest.
+    pub wake: Instant,
+    /// When the timer goes off; it is not set anew for a later wake.
+    pub armed: Option<True>,
+    /// Inputs were fed that are not drained yet.
+    pub is_open: bool,
+    /// The last position whose state was compared.
+    pub digested: LogIndex,
+}
+
+impl SimNode {
+    /// A machine that was never started.
+    pub const fn new(index: usize, config: Config, clock: Clock, disk: Disk) -> Self {
+        Self {
+            index,
+            config,
+            clock,
+            disk,
+            process: None,
+            backlog: Vec::new(),
+            pause: 0,
+            ran_since: 0,
+            paused: false,
+        }
+    }
+
+    /// Whether the process is stopped and will go on.
+    pub const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether a process is there and not stopped.
+    pub const fn is_running(&self) -> bool {
+        self.process.is_some() && !self.paused
+    }
+
+    /// Whether it led after its last turn.
+    pub fn is_leader(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.leadership.role == RoleKind::Leader)
+    }
+
+    /// Its term after its last turn.
+    pub fn term(&self) -> Term {
+        self.process.as_ref().map_or(Term::ZERO, |p| p.leadership.term)
+    }
+
+    /// How long a leader here may go without a quorum, in true time: an election timeout on a slow
+    /// clock, and what a loop may be late.
+    pub fn longest_without_quorum(&self, drift_ppm: i32) -> True {
+        let timeout = self.config.election_timeout_max.as_nanos() as u64;
+        timeout * 1_000_000 / (1_000_000 - drift_ppm as u64) + 10 * MS
+    }
+
+    /// The token that the edges of this node may stamp at true time `now`.
+    pub fn token_at(&self, now: True) -> Option<Term> {
+        self.process.as_ref()?.leadership.token_at(self.clock.at(now))
+    }
+}
+
+impl World {
+    /// Starts a process from what the disk holds.
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let machine = Arc::new(RwLock::new(Machine::new(Vec::new())));
+        let seed = self.chances.node.draw();
+        if self.params.retimes && self.nodes[node].disk.life().boot > 0 && self.chances.node.coin() {
+            redraw_timers(&mut self.nodes[node].config, &mut self.chances.node);
+            self.stats.add(Stat::TimersChanged);
+        }
+        let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
+        let (life, durable, promised) = it.disk.boot(&it.config);
+        let core = Node::new(it.config.clone(), Boot { durable, life, promised }, seed, now);
+        it.process = Some(Process {
+            cycle: Cycle::new(core, Arc::clone(&machine)),
+            machine,
+            leadership: Leadership::unknown(it.config.id),
+            gate: Gate::default(),
+            waiters: BTreeMap::new(),
+            last_ticket: Ticket::ZERO,
+            queued: VecDeque::new(),
+            stalled: false,
+            wake: now,
+            armed: None,
+            is_open: false,
+            digested: LogIndex::ZERO,
+        });
+        it.ran_since = self.now;
+        self.checker.on_boot(node, &it.disk);
+        self.trace
+            .line(self.now, Some(node), || format!("starts, life {}, log {}", life.boot, it.disk.last()));
+        self.turn(node, Input::Timeout);
+    }
+
+    /// Ends the process and loses what was not durable.
+    pub fn crash(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.take() else { return };
+        self.nodes[node].paused = false;
+        for event in std::mem::take(&mut self.nodes[node].backlog) {
+            self.never_noticed(event);
+        }
+        let checker = &mut self.checker;
+        let (kept, lost) =
+            self.nodes[node].disk.crash(&mut self.chances.disk, |w| checker.on_durable(node, w));
+        self.checker.on_crash(node);
+        self.trace.line(self.now, Some(node), || format!("CRASH, {kept} queued writes kept, {lost} lost"));
+        self.stats.add(Stat::Crashes);
+        self.stats.add_many(Stat::WritesLost, lost as u64);
+        self.stats.add_many(Stat::WritesTorn, u64::from(kept > 0 && lost > 0));
+        for waiter in process.waiters.into_values() {
+            self.abandon(waiter);
+        }
+    }
+
+    /// Stops the process for a while (`SIGSTOP`, or the whole machine is suspended).
+    pub fn pause(&mut self, node: usize, duration: True) {
+        if !self.nodes[node].is_running() {
+            return;
+        }
+        let lease = self.nodes[node].process.as_ref().and_then(|p| p.leadership.lease_until);
+        let outlives = lease.is_some_and(|until| self.nodes[node].clock.at(self.now + duration) > until);
+        self.stats.add(Stat::Pauses);
+        self.stats.add_many(Stat::PausesOfLeader, u64::from(outlives));
+        self.trace.line(self.now, Some(node), || format!("stopped for {} ms", duration / MS));
+        let it = &mut self.nodes[node];
+        it.paused = true;
+        it.pause += 1;
+        let pause = it.pause;
+        self.schedule(duration, Event::Resume { node, pause });
+    }
+
+    pub(crate) fn on_resume(&mut self, node: usize, pause: u64) {
+        if self.nodes[node].pause != pause || !self.nodes[node].paused {
+            return;
+        }
+        self.nodes[node].paused = false;
+        self.nodes[node].ran_since = self.now;
+        self.trace.line(self.now, Some(node), || "goes on".to_owned());
+        self.resuming = true;
+        for event in std::mem::take(&mut self.nodes[node].backlog) {
+            self.happen(event);
+        }
+        self.resuming = false;
+    }
+
+    /// The process of `node`, if it is still the one of that start.
+    pub fn running(&mut self, node: usize, boot: u64) -> Option<&mut Process> {
+        let it = &mut self.nodes[node];
+        if it.disk.life().boot == boot { it.process.as_mut() } else { None }
+    }
+
+    pub(crate) fn on_wake(&mut self, node: usize, boot: u64, at: True) {
+        let local = self.nodes[node].clock.at(self.now);
+        let Some(process) = self.running(node, boot).filter(|p| p.armed == Some(at)) else { return };
+        process.armed = None;
+        if local < process.wake {
+            return self.arm(node);
+        }
+        self.turn(node, Input::Timeout);
+    }
+
+    pub(crate) fn on_deliver(&mut self, message: Message) {
+        let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
+        if self.nodes[to].process.is_some() && self.net.arrives(from, to, &mut self.stats) {
+            self.turn(to, Input::Receive(message));
+        }
+    }
+
+    pub(crate) fn on_fsynced(&mut self, node: usize, boot: u64) {
+        if self.running(node, boot).is_none() {
+            return;
+        }
+        if self.chances.disk.chance(self.disk_params.error_ppm) {
+            self.stats.add(Stat::FsyncErrors);
+            self.trace.line(self.now, Some(node), || "fsync fails".to_owned());
+            return self.crash_and_restart(node);
+        }
+        let checker = &mut self.checker;
+        let done = self.nodes[node].disk.end_fsync(|write| checker.on_durable(node, write));
+        self.start_fsync(node);
+        if let Some(io) = done {
+            self.happen(Event::Persisted { node, boot, io });
+        }
+    }
+
+    pub(crate) fn on_persisted(&mut self, node: usize, boot: u64, io: IoSeq) {
+        let Some(process) = self.running(node, boot) else { return };
+        while process.queued.front().is_some_and(|(queued, _)| *queued <= io) {
+            process.queued.pop_front();
+        }
+        self.turn(node, Input::Persisted { io });
+    }
+}

@@ -1,0 +1,82 @@
+//! Runs seeds: one with its trace, or many with a table at the end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::stats::{Stat, Stats};
+use crate::world::World;
+
+/// How a seed ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// The hash of everything that happened.
+    pub hash: u64,
+    /// What went wrong, if anything.
+    pub violation: Option<String>,
+    /// The counters.
+    pub stats: Stats,
+    /// The trace, when it was wanted.
+    pub trace: Vec<String>,
+    /// Events that happened.
+    pub events: u64,
+}
+
+/// Plays one world: a storm, then calm.
+pub fn play(seed: u64, traced: bool) -> Ending {
+    let mut world = World::new(seed, traced);
+    // A panic in the core is a finding like any other; the world is looked at, not used, after it.
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let storm = world.params.storm;
+        if world.run_until(storm) {
+            world.stats.add_many(Stat::StormNanos, world.now);
+            world.heal();
+            let calm = world.now - storm;
+            world.stats.add_many(Stat::CalmNanos, calm);
+        }
+    }));
+    if let Err(panic) = played {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        world.checker.fail(format!("panic: {}", text.unwrap_or_default()));
+    }
+    let (truncations, unknown) = (world.checker.truncations(), world.oracle.unknown_applied());
+    let (led, highest) = world.checker.leader_count();
+    world.stats.add_many(Stat::Truncations, truncations);
+    world.stats.add_many(Stat::UnknownApplied, unknown);
+    world.stats.add_many(Stat::SplitTerms, highest.0.saturating_sub(led));
+    Ending {
+        hash: world.hash(),
+        violation: world.checker.violation().map(str::to_owned),
+        events: world.events(),
+        stats: world.stats,
+        trace: world.trace.into_lines(),
+    }
+}
+
+/// Lines of the trace that a failing seed shows by itself.
+const SHOWN: usize = 120;
+
+/// A seed's failure, in words: what, the end of its trace, and how to see all of it.
+pub fn explain(seed: u64, violation: &str) -> String {
+    let again = play(seed, true);
+    let from = again.trace.len().saturating_sub(SHOWN);
+    let same = again.violation.as_deref() == Some(violation);
+    let note = if same { "" } else { "\nTHE REPLAY DIFFERS: the world is not deterministic" };
+    format!(
+        "SEED={seed} fails: {violation}\n{}{note}\nSEED={seed} fails: {violation}\n\
+         replay: SEED={seed} TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture\n",
+        again.trace[from..].join("\n"),
+    )
+}
+
+/// Runs `seeds`; the counters of all, and the first failure.
+pub fn run_all(seeds: std::ops::Range<u64>) -> (Stats, Option<(u64, String)>) {
+    let mut stats = Stats::new();
+    for seed in seeds {
+        let ending = play(seed, false);
+        stats.merge(&ending.stats);
+        if let Some(violation) = ending.violation {
+            return (stats, Some((seed, violation)));
+        }
+    }
+    (stats, None)
+}

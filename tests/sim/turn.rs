@@ -1,0 +1,312 @@
+//! One turn of a node's loop, in the order of the real one: look for a gap in time and at the disk,
+//! feed inputs, drain them, then publish, persist, send and answer.
+
+use termgate::driver::cycle::{Answered, Output};
+use termgate::ids::Ticket;
+use termgate::raft::effect::{Cause, DropReason, Event as CoreEvent, Input, RoleKind};
+use termgate::raft::entry::Persist;
+use termgate::raft::message::{Body, Message, VoteRefusal};
+use termgate::registry::command::Op;
+use termgate::transport::codec;
+
+use crate::clients::Waiter;
+use crate::clock::MS;
+use crate::disk::Disk;
+use crate::stats::Stat;
+use crate::trace::describe;
+use crate::world::{Event, World};
+
+/// What a frame begins with: the length of the rest.
+const LENGTH_BYTES: usize = 4;
+
+/// What one turn of the loop takes in.
+#[derive(Debug)]
+pub enum Turn {
+    /// An input of the core.
+    Input(Input),
+    /// A command, which the cycle stamps with its term.
+    Propose(Op, Ticket),
+}
+
+impl From<Input> for Turn {
+    fn from(input: Input) -> Self {
+        Self::Input(input)
+    }
+}
+
+impl World {
+    /// Starts an fsync of what is queued, unless one is under way.
+    pub(crate) fn start_fsync(&mut self, node: usize) {
+        if !self.nodes[node].disk.start_fsync() {
+            return;
+        }
+        let p = &self.disk_params;
+        let mut takes = self.chances.disk.range(p.fsync_min, p.fsync_max);
+        if self.chances.disk.chance(p.stall_ppm) {
+            takes += self.chances.disk.range(10 * MS, p.stall_max);
+            self.stats.add(Stat::FsyncStalls);
+            self.trace.line(self.now, Some(node), || format!("fsync will take {} ms", takes / MS));
+        }
+        let boot = self.nodes[node].disk.life().boot;
+        self.schedule(takes, Event::Fsynced { node, boot });
+    }
+
+    /// One turn of the loop with one input.
+    pub fn turn(&mut self, node: usize, input: impl Into<Turn>) {
+        let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
+        let Some(process) = &mut it.process else { return };
+        let late = now.since(process.wake);
+        process.wake = now;
+        let limit = it.config.election_timeout_max / 2;
+        let oldest = process.queued.front().map(|(_, since)| *since);
+        let stalled = oldest.is_some_and(|since| now.since(since) >= limit);
+        let told = std::mem::replace(&mut process.stalled, stalled);
+        if self.params.notice_gaps && late > it.config.heartbeat_interval {
+            self.stats.add(Stat::ClockSuspects);
+            self.feed(node, Turn::Input(Input::ClockSuspect));
+        }
+        if stalled != told {
+            self.stats.add_many(Stat::DiskStallsTold, u64::from(stalled));
+            self.feed(node, Turn::Input(Input::DiskStalled(stalled)));
+        }
+        self.feed(node, input.into());
+        self.end_turn(node);
+    }
+
+    /// Drains at once, or leaves the turn open for a moment, so that further inputs join it and
+    /// share its writes and messages.
+    fn end_turn(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if process.is_open {
+            return;
+        }
+        if self.resuming || self.chances.node.chance(self.params.batch_ppm) {
+            process.is_open = true;
+            let boot = self.nodes[node].disk.life().boot;
+            let busy = if self.resuming { 0 } else { self.chances.node.log_range(1_000, MS) };
+            return self.schedule(busy, Event::Drain { node, boot });
+        }
+        self.drain(node);
+    }
+
+    pub(crate) fn on_drain(&mut self, node: usize, boot: u64) {
+        if self.running(node, boot).is_some() {
+            self.stats.add(Stat::Batches);
+            self.drain(node);
+        }
+    }
+
+    /// Carries out what follows from the inputs fed so far.
+    pub(crate) fn drain(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
+        let limit = it.config.election_timeout_max / 2;
+        let Some(process) = &mut it.process else { return };
+        process.is_open = false;
+        let output = process.cycle.drain(now);
+        self.obey(node, output);
+        self.set_wake(node, limit);
+    }
+
+    fn set_wake(&mut self, node: usize, stall_limit: std::time::Duration) {
+        let it = &mut self.nodes[node];
+        let Some(process) = &mut it.process else { return };
+        let mut wake = process.cycle.deadline();
+        if let Some((_, since)) = process.queued.front()
+            && !process.stalled
+        {
+            wake = wake.min(*since + stall_limit);
+        }
+        process.wake = wake;
+        self.arm(node);
+    }
+
+    /// Sets the timer, unless it goes off before it is needed anyway.
+    pub fn arm(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let boot = it.disk.life().boot;
+        let Some(process) = &mut it.process else { return };
+        let due = it.clock.when(process.wake).max(self.now);
+        if process.armed.is_some_and(|at| at <= due) {
+            return;
+        }
+        let late = if self.chances.node.chance(5_000) { 5 * MS } else { MS / 20 };
+        let at = due.saturating_add(self.chances.node.range(1_000, late));
+        process.armed = Some(at);
+        self.schedule(at - self.now, Event::Wake { node, boot, at });
+    }
+
+    fn feed(&mut self, node: usize, turn: Turn) {
+        self.trace.line(self.now, Some(node), || turn_name(&turn));
+        let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
+        let Some(process) = &mut it.process else { return };
+        self.stats.add(Stat::Steps);
+        match turn {
+            Turn::Input(input) => process.cycle.feed(now, input),
+            Turn::Propose(op, ticket) => process.cycle.propose(now, op, ticket),
+        }
+    }
+
+    /// Carries one output out, and shows it to everybody who watches.
+    pub fn obey(&mut self, node: usize, output: Output) {
+        for write in &output.persist {
+            self.checker.on_persist(node, write);
+        }
+        for event in &output.events {
+            if let CoreEvent::RoleChanged { role: RoleKind::Leader, term, .. } = event {
+                self.checker.on_elected(node, *term, self.now);
+            }
+        }
+        self.publish(node);
+        self.persist(node, output.persist);
+        let (sent, queued) = (output.send.len(), self.nodes[node].disk.is_busy());
+        for message in output.send {
+            self.send(node, message);
+        }
+        for (ticket, answered) in output.answers {
+            self.answer(node, ticket, answered);
+        }
+        for event in &output.events {
+            self.count(node, event);
+        }
+        self.crash_at_a_bad_time(node, sent > 0, queued);
+    }
+
+    fn publish(&mut self, node: usize) {
+        let disks: Vec<&Disk> = self.nodes.iter().map(|n| &n.disk).collect();
+        let Some(process) = &self.nodes[node].process else { return };
+        let view = process.cycle.view();
+        self.checker.on_view(node, self.now, &view, &disks);
+        let patience = self.nodes[node].longest_without_quorum(self.params.real_drift_ppm);
+        self.checker.check_replaced(node, self.now, self.nodes[node].ran_since, patience);
+        for entry in self.checker.take_fresh() {
+            let verdict = self.oracle.commit(&entry);
+            self.judge(verdict);
+        }
+        let shape = (view.term.0 << 40) ^ (view.commit_index.0 << 20) ^ view.last_log.index.0;
+        self.fold(self.now ^ ((node as u64) << 60));
+        self.fold(shape ^ ((view.role as u64) << 56));
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.leadership = process.cycle.leadership();
+        if view.last_applied > process.digested {
+            process.digested = view.last_applied;
+            let digest = process.machine.read().expect("nobody panics while applying").digest();
+            self.checker.on_digest(node, view.last_applied, digest);
+        }
+        self.show_token(node);
+        self.tend_gate(node);
+    }
+
+    /// Tells the checker which token this node may stamp, and until when.
+    pub fn show_token(&mut self, node: usize) {
+        let it = &self.nodes[node];
+        let Some(process) = &it.process else { return };
+        let leadership = &process.leadership;
+        let token = it.token_at(self.now).zip(leadership.lease_until.map(|until| it.clock.when(until)));
+        self.checker.on_token(node, self.now, token, leadership.role);
+    }
+
+    fn persist(&mut self, node: usize, writes: Vec<Persist>) {
+        let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
+        let Some(process) = &mut it.process else { return };
+        for write in writes {
+            self.trace.line(self.now, Some(node), || {
+                let entries: Vec<_> = write.append.iter().map(|e| e.id.to_string()).collect();
+                format!(
+                    "   write {}: {:?} cut {:?} add {entries:?}",
+                    write.io, write.hard_state, write.truncate_from
+                )
+            });
+            process.queued.push_back((write.io, now));
+            it.disk.push(write);
+        }
+        self.start_fsync(node);
+    }
+
+    fn send(&mut self, node: usize, message: Message) {
+        self.checker.on_send(node, &message, &self.nodes[node].disk);
+        let to = message.to.0 as usize - 1;
+        let message = if self.params.encode { self.through_the_wire(message) } else { message };
+        self.stats.add(Stat::MessagesSent);
+        let entries = matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
+        for delay in self.net.route(node, to, entries, &mut self.stats).into_iter().flatten() {
+            self.schedule(delay, Event::Deliver(Box::new(message.clone())));
+        }
+    }
+
+    fn through_the_wire(&mut self, message: Message) -> Message {
+        let decoded = codec::encode(&message).and_then(|frame| codec::decode(&frame[LENGTH_BYTES..]));
+        if decoded.as_ref() != Ok(&message) {
+            self.checker.fail(format!("a message does not survive its encoding: {message:?}"));
+        }
+        decoded.unwrap_or(message)
+    }
+
+    fn answer(&mut self, node: usize, ticket: Ticket, answered: Answered) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        match process.waiters.remove(&ticket) {
+            Some(waiter) => self.on_answer(node, waiter, answered),
+            None => {
+                self.checker.fail(format!("node {} answers ticket {ticket} twice: {answered:?}", node + 1))
+            }
+        }
+    }
+
+    /// Registers a caller, as the loop's own table does it.
+    pub fn register(&mut self, node: usize, waiter: Waiter) -> Option<Ticket> {
+        let process = self.nodes[node].process.as_mut()?;
+        process.last_ticket = process.last_ticket.next();
+        process.waiters.insert(process.last_ticket, waiter);
+        Some(process.last_ticket)
+    }
+
+    fn count(&mut self, node: usize, event: &CoreEvent) {
+        self.trace.line(self.now, Some(node), || format!("   {event:?}"));
+        let stat = match event {
+            CoreEvent::RoleChanged { role: RoleKind::Leader, .. } => Stat::Leaders,
+            CoreEvent::RoleChanged { cause: Cause::QuorumLost, .. } => Stat::QuorumLost,
+            CoreEvent::RoleChanged { cause: Cause::DiskStalled, .. } => Stat::StepDownsDisk,
+            CoreEvent::VoteRefused { refusal: VoteRefusal::Promised, .. } => Stat::VotesRefusedPromise,
+            CoreEvent::VoteRefused { refusal: VoteRefusal::LogBehind, .. } => Stat::VotesRefusedLog,
+            CoreEvent::Dropped { reason, .. } => {
+                if matches!(reason, DropReason::Malformed | DropReason::Misaddressed | DropReason::NotAMember)
+                {
+                    self.checker.fail(format!("node {} drops an honest message: {event:?}", node + 1));
+                }
+                Stat::MessagesStale
+            }
+            CoreEvent::LostData { claimed } => {
+                self.checker.fail(format!("node {} says it lost {claimed}; no disk lost anything", node + 1));
+                return;
+            }
+            _ => return,
+        };
+        self.stats.add(stat);
+    }
+
+    fn crash_at_a_bad_time(&mut self, node: usize, sent: bool, queued: bool) {
+        if self.calm {
+            return;
+        }
+        let after_send = self.params.faults.crash_after_send_ppm;
+        let in_fsync = self.params.faults.crash_in_fsync_ppm;
+        if sent && self.chances.nemesis.chance(after_send) {
+            self.stats.add(Stat::CrashesAfterSend);
+            self.crash_and_restart(node);
+        } else if queued && self.chances.nemesis.chance(in_fsync) {
+            self.stats.add(Stat::CrashesInFsync);
+            self.crash_and_restart(node);
+        }
+    }
+}
+
+fn turn_name(turn: &Turn) -> String {
+    match turn {
+        Turn::Input(Input::Receive(message)) => format!("<- {}", describe(message)),
+        Turn::Input(other) => format!("{other:?}"),
+        Turn::Propose(op, ticket) => format!("propose {op:?}, ticket {ticket}"),
+    }
+}

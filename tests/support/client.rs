@@ -1,0 +1,162 @@
+//! Clients of a campaign: each writes in a loop and notes every write it tried with what it was told.
+//!
+//! A third of them roam between the nodes; the others stay with one node each. If all roamed, a node
+//! that holds its requests would in the end hold every client, and the run would show a gap that no
+//! user of the other nodes sees.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::http::{Answer, Connection, Failure};
+use super::verdict::{Outcome, Write};
+
+/// A node that accepts no connection within this is down.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+
+/// Reads what an answer to a write says about its outcome: the status, or else the field
+/// `Termgate-Outcome` and the problem's `outcome`, which must agree.
+pub fn read_outcome(answer: &Answer) -> Outcome {
+    let body = answer.json();
+    if answer.status == 201 {
+        return match (body["seq"].as_u64(), body["term"].as_u64()) {
+            (Some(seq), Some(term)) => Outcome::Acknowledged { seq, term },
+            _ => Outcome::Unstated(format!("201 {}", answer.text())),
+        };
+    }
+    let problem = body["type"].as_str().unwrap_or("").rsplit(':').next().unwrap_or("").to_string();
+    let reason = format!("{} {problem}", answer.status);
+    let field = answer.field("termgate-outcome");
+    match (field, body["outcome"].as_str()) {
+        (Some(field), Some(outcome)) if field != outcome => {
+            Outcome::Unstated(format!("{reason}: the field says {field}, the body {outcome}"))
+        }
+        (Some("not-applied"), _) | (None, Some("not-applied")) => Outcome::NotApplied(reason),
+        (Some("unknown"), _) | (None, Some("unknown")) => Outcome::Unknown(reason),
+        _ => Outcome::Unstated(format!("{} {}", answer.status, answer.text())),
+    }
+}
+
+/// How a client works.
+#[derive(Debug, Clone)]
+pub struct Habits {
+    /// Nodes and their proxies.
+    pub nodes: Vec<(u64, SocketAddr)>,
+    /// Pause between two writes.
+    pub pause: Duration,
+    /// An answer later than this is given up: the outcome is then unknown.
+    pub patience: Duration,
+}
+
+/// Clients at work. Ends them on drop.
+#[derive(Debug)]
+pub struct Crowd {
+    stop: Arc<AtomicBool>,
+    writes: Arc<Mutex<Vec<Write>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// Starts `count` clients; times count from `start`, bodies carry `name`.
+    pub fn start(count: usize, name: &str, habits: &Habits, start: Instant) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let spawn = |number| {
+            let (stop, writes, habits) = (Arc::clone(&stop), Arc::clone(&writes), habits.clone());
+            let name = format!("{name}-{number}");
+            std::thread::spawn(move || work(&name, number, &habits, start, &stop, &writes))
+        };
+        let threads = (0..count).map(spawn).collect();
+        Self { stop, writes, threads }
+    }
+
+    /// Lets every client finish its write, and returns all of them.
+    pub fn finish(mut self) -> Vec<Write> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("no client panicked");
+        }
+        std::mem::take(&mut *self.writes.lock().expect("no client panicked"))
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn nanos(start: Instant) -> u64 {
+    start.elapsed().as_nanos() as u64
+}
+
+fn work(
+    name: &str,
+    number: usize,
+    habits: &Habits,
+    start: Instant,
+    stop: &AtomicBool,
+    writes: &Mutex<Vec<Write>>,
+) {
+    let mut connections = BTreeMap::new();
+    let mut dice = Dice(number as u64 + 1);
+    for count in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let roams = number.is_multiple_of(3);
+        let home = number / 3 % habits.nodes.len();
+        let (node, proxy) = habits.nodes[if roams { dice.below(habits.nodes.len()) } else { home }];
+        let body = format!("{name}-{count}");
+        let called_ns = nanos(start);
+        let outcome = write_once(&mut connections, proxy, &body, habits.patience);
+        let write = Write { body, asked: node, called_ns, answered_ns: nanos(start), outcome };
+        writes.lock().expect("no client panicked").push(write);
+        // The pace of the load.
+        std::thread::sleep(habits.pause);
+    }
+}
+
+/// One write on a kept or new connection to `proxy`.
+pub fn write_once(
+    connections: &mut BTreeMap<SocketAddr, Connection>,
+    proxy: SocketAddr,
+    body: &str,
+    patience: Duration,
+) -> Outcome {
+    let kept = connections.remove(&proxy).map_or_else(|| Connection::open(proxy, CONNECT_LIMIT), Ok);
+    let answer = kept.and_then(|mut connection| {
+        let answer = connection.send("POST", "/ledger", &[], body.as_bytes(), patience)?;
+        if connection.is_reusable() {
+            connections.insert(proxy, connection);
+        }
+        Ok(answer)
+    });
+    match answer {
+        Ok(answer) => read_outcome(&answer),
+        Err(Failure::NotSent(why)) => Outcome::NotApplied(format!("no connection: {why}")),
+        Err(Failure::Lost(why)) => Outcome::Unknown(format!("connection: {why}")),
+    }
+}
+
+/// A small deterministic generator (splitmix64), so that a run needs no crate for its dice.
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+}
