@@ -6,13 +6,20 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// All names start with this and the process id, so that a later run finds what a killed one left.
 const PREFIX: &str = "tgt";
 
+/// The number of networks that this process has made. Held while one is made, so that tests that
+/// run side by side choose neither the same names nor the same subnet.
+static NETWORKS: Mutex<u32> = Mutex::new(0);
+
 /// A bridge with one namespace per node. Taken down on drop.
 #[derive(Debug)]
 pub struct Network {
+    /// Names of this network start with it: at most 13 of the 15 bytes that an interface's name has.
+    prefix: String,
     nodes: u64,
     subnet: u8,
 }
@@ -20,9 +27,11 @@ pub struct Network {
 impl Network {
     /// Makes the namespaces; removes those of runs that were killed.
     pub fn create(nodes: u64) -> Self {
+        let mut networks = NETWORKS.lock().unwrap_or_else(PoisonError::into_inner);
+        *networks += 1;
         remove_left_overs();
-        let subnet = free_subnet();
-        let network = Self { nodes, subnet };
+        let prefix = format!("{PREFIX}{}x{networks}", std::process::id());
+        let network = Self { prefix, nodes, subnet: free_subnet() };
         let bridge = network.bridge();
         ip(&["link", "add", &bridge, "type", "bridge"]);
         ip(&["addr", "add", &format!("{}/24", network.outside_ip()), "dev", &bridge]);
@@ -40,7 +49,7 @@ impl Network {
     }
 
     fn add_node(&self, id: u64) {
-        let (ns, outer) = (self.namespace(id), format!("{PREFIX}{}v{id}", std::process::id()));
+        let (ns, outer) = (self.namespace(id), format!("{}v{id}", self.prefix));
         ip(&["netns", "add", &ns]);
         ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &ns]);
         ip(&["link", "set", &outer, "master", &self.bridge(), "up"]);
@@ -50,12 +59,12 @@ impl Network {
     }
 
     fn bridge(&self) -> String {
-        format!("{PREFIX}{}b", std::process::id())
+        format!("{}b", self.prefix)
     }
 
     /// The namespace of node `id`.
     pub fn namespace(&self, id: u64) -> String {
-        format!("{PREFIX}{}n{id}", std::process::id())
+        format!("{}n{id}", self.prefix)
     }
 
     pub fn node_ip(&self, id: u64) -> IpAddr {
