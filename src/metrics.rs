@@ -111,6 +111,8 @@ metrics! {
     fsync_outstanding_ms: Gauge = Gauge::default(), "fsync_outstanding_ms";
     /// Refused or dropped messages, votes, connections and requests
     refusals: Family<ReasonLabel, Counter> = Family::default(), "refusals";
+    /// End of the own certificate, in seconds since 1970
+    certificate_not_after: Gauge = Gauge::default(), "certificate_not_after_timestamp_seconds";
     /// Proxied requests that ended
     requests: Family<RequestLabel, Counter> = Family::default(), "requests";
     /// Proxied requests, from head to the end of the answer, in seconds

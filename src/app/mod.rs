@@ -5,7 +5,9 @@
 //! | `node` | `termgate node`: certificates, store, loop, edges, in this order; and back |
 //! | `sidecar` | `termgate guard`, and the demo backend of `termgate dev` |
 //! | `signals` | when to end |
+//! | `reload` | new certificates, while the process runs |
 
 pub mod node;
+mod reload;
 pub mod sidecar;
 mod signals;

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::api::answers::ResourceStatus;
 use crate::api::{self, Api, ApiContext, Caller};
+use crate::app::reload;
 use crate::app::signals::{asked_to_end, end_with_parent};
 use crate::config::node::NodeConfig;
 use crate::driver::fatal::Fatal;
@@ -44,6 +45,7 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
     end_with_parent();
     let metrics = Metrics::new();
     let credentials = Credentials::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    reload::follow(config.tls.clone(), credentials.clone(), metrics.clone())?;
     let running = start_loop(&config, &credentials, &metrics)?;
     let handle = running.handle.clone();
     let (proxy, api) = start_edges(&config, &credentials, &metrics, &handle)?;

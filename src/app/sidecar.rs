@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::app::reload;
 use crate::app::signals::{asked_to_end, end_with_parent};
 use crate::config;
 use crate::demo::Ledger;
@@ -13,8 +14,15 @@ use crate::transport::credentials::Credentials;
 /// Runs a guard until it is asked to end.
 pub async fn guard(settings: config::guard::GuardConfig) -> Result<(), Box<dyn std::error::Error>> {
     end_with_parent();
-    let load = |files: config::TlsFiles| Credentials::load(&files.ca, &files.cert, &files.key);
-    let tls = settings.tls.map(load).transpose()?;
+    let metrics = Metrics::new();
+    let tls = match settings.tls {
+        Some(files) => {
+            let credentials = Credentials::load(&files.ca, &files.cert, &files.key)?;
+            reload::follow(files, credentials.clone(), metrics.clone())?;
+            Some(credentials)
+        }
+        None => None,
+    };
     let guard = Guard::start(crate::guard::GuardConfig {
         listen: settings.listen,
         backend: settings.backend,
@@ -24,7 +32,7 @@ pub async fn guard(settings: config::guard::GuardConfig) -> Result<(), Box<dyn s
         tls,
         cluster: settings.cluster,
         raise_timeout: settings.raise_timeout,
-        metrics: Metrics::new(),
+        metrics,
     })
     .await?;
     let signal = asked_to_end().await?;
