@@ -123,6 +123,7 @@ async fn echo(incoming: Incoming) {
     }
 }
 
+/// H-6, H-10.
 #[tokio::test]
 async fn streams_bodies_and_trailers_in_both_directions() {
     let pki = Pki::new();
@@ -149,6 +150,7 @@ async fn streams_bodies_and_trailers_in_both_directions() {
     assert!(rest.to_bytes() == big);
 }
 
+/// H-3.
 #[tokio::test]
 async fn a_withheld_body_waits_for_go() {
     let pki = Pki::new();
@@ -231,6 +233,7 @@ async fn a_slow_reader_holds_the_sender_back() {
 
 // ---- what a failure may claim -----------------------------------------------------------------
 
+/// H-4.
 #[tokio::test]
 async fn a_refusal_is_an_answer() {
     let pki = Pki::new();
@@ -262,7 +265,7 @@ async fn not_sent_when_the_head_is_too_long_to_leave() {
     assert!(matches!(client.open(NodeId(2), &head, None).await, Err(HopError::NotSent(_))));
 }
 
-/// The dialling side is done with its handshake before the other side has judged it; a request
+/// H-8: The dialling side is done with its handshake before the other side has judged it; a request
 /// that slips out in between was read by nobody.
 #[tokio::test]
 async fn not_sent_when_the_peer_refuses_the_connection_at_the_door() {
@@ -284,6 +287,7 @@ async fn not_sent_when_the_peer_refuses_the_connection_at_the_door() {
     assert!(counted(&metrics, "connection", "not-a-member") > 0);
 }
 
+/// H-8.
 #[tokio::test]
 async fn lost_when_the_handler_ends_without_an_answer() {
     let pki = Pki::new();
@@ -293,6 +297,7 @@ async fn lost_when_the_handler_ends_without_an_answer() {
     assert!(matches!(error, HopError::Lost(_)) && !error.nothing_applied(), "{error}");
 }
 
+/// H-7, H-8.
 #[tokio::test]
 async fn not_started_when_the_handler_gives_the_request_back() {
     let pki = Pki::new();
@@ -358,6 +363,7 @@ fn lost_when_the_leader_dies_in_silence() {
     dying.join().unwrap();
 }
 
+/// H-5.
 #[tokio::test]
 async fn a_body_that_is_cut_off_is_an_error_and_no_end() {
     let pki = Pki::new();
@@ -416,6 +422,7 @@ async fn a_write_that_was_given_up_halfway_cannot_go_on() {
     assert!(matches!(next, Err(HopError::Truncated(_))));
 }
 
+/// H-11.
 #[tokio::test]
 async fn a_handler_outlives_the_connection_that_asked() {
     let pki = Pki::new();
@@ -459,6 +466,7 @@ async fn say(pki: &Pki, server: SocketAddr, bytes: &[u8]) -> quinn::Connection {
     connection
 }
 
+/// H-5.
 #[tokio::test]
 async fn a_body_without_its_end_mark_is_never_whole() {
     let pki = Pki::new();
@@ -489,6 +497,7 @@ async fn a_body_without_its_end_mark_is_never_whole() {
     }
 }
 
+/// H-1, H-2, H-9.
 #[tokio::test]
 async fn closes_on_heads_that_break_the_protocol() {
     let pki = Pki::new();

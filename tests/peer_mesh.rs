@@ -123,6 +123,7 @@ async fn pair(pki: &Pki) -> (Node, Node) {
     (a, b)
 }
 
+/// W-1.
 #[tokio::test]
 async fn carries_messages_in_both_directions() {
     let pki = Pki::new();
@@ -137,6 +138,7 @@ async fn carries_messages_in_both_directions() {
     }
 }
 
+/// W-8.
 #[tokio::test]
 async fn a_heartbeat_is_not_behind_a_large_append() {
     let pki = Pki::new();
@@ -155,6 +157,7 @@ async fn a_heartbeat_is_not_behind_a_large_append() {
     assert!(entries_before < 16, "the heartbeat came last");
 }
 
+/// W-10.
 #[tokio::test]
 async fn a_full_queue_drops_and_counts_and_never_blocks() {
     let pki = Pki::new();
@@ -278,6 +281,7 @@ async fn refuses_another_cluster_under_the_same_authority() {
     assert!(error.contains("payments"), "{error}");
 }
 
+/// W-4.
 #[tokio::test]
 async fn refuses_a_node_that_was_not_dialled() {
     let pki = Pki::new();
@@ -286,6 +290,7 @@ async fn refuses_a_node_that_was_not_dialled() {
     both_count(&a, &b, "wrong-node").await;
 }
 
+/// W-5.
 #[tokio::test]
 async fn refuses_a_node_that_is_no_member() {
     let pki = Pki::new();
@@ -305,6 +310,7 @@ async fn refuses_a_guard_and_a_client_as_a_node() {
     }
 }
 
+/// W-3.
 #[tokio::test]
 async fn refuses_names_that_are_no_identity() {
     let pki = Pki::new();
@@ -318,6 +324,7 @@ async fn refuses_names_that_are_no_identity() {
     }
 }
 
+/// W-3.
 #[tokio::test]
 async fn refuses_a_certificate_with_two_names_to_choose_from() {
     let pki = Pki::new();
@@ -343,6 +350,7 @@ async fn half_open_handshakes_do_not_keep_a_member_out() {
     assert_eq!(b.refused("too-many-handshakes"), 0, "the slots went to sources that cannot receive");
 }
 
+/// W-1.
 #[tokio::test]
 async fn a_newer_connection_of_the_same_node_replaces_the_older() {
     let pki = Pki::new();
@@ -362,6 +370,7 @@ async fn a_newer_connection_of_the_same_node_replaces_the_older() {
     drop(twin);
 }
 
+/// W-2.
 #[tokio::test]
 async fn refuses_a_peer_without_a_certificate() {
     let pki = Pki::new();
@@ -405,6 +414,7 @@ async fn say(pki: &Pki, to: &Node, bytes: &[u8]) -> String {
     within("a close", connection.closed()).await.to_string()
 }
 
+/// W-6.
 #[tokio::test]
 async fn closes_on_a_message_in_the_name_of_another_node() {
     let pki = Pki::new();
@@ -419,6 +429,7 @@ async fn closes_on_a_message_in_the_name_of_another_node() {
     assert!(b.inbox.try_recv().is_err(), "the forged message was handed on");
 }
 
+/// W-7, W-8, W-9.
 #[tokio::test]
 async fn closes_on_bytes_that_are_no_message() {
     let pki = Pki::new();
@@ -455,6 +466,7 @@ async fn a_peer_cannot_open_streams_without_end() {
 
 // ---- change ------------------------------------------------------------------------------------
 
+/// W-5.
 #[tokio::test]
 async fn a_removed_members_connections_close_at_once() {
     let pki = Pki::new();

@@ -190,6 +190,7 @@ fn every_vector_has_a_test() {
     assert_eq!(stored, tested.map(str::to_owned).collect());
 }
 
+/// W-7, W-9, H-1.
 #[test]
 fn refuses_other_versions_left_over_bytes_and_what_is_too_long() {
     let frame = raft::encode(&messages()[0].1).unwrap();

@@ -1,4 +1,4 @@
-//! Raft messages as bytes: one version byte and postcard, inside a frame (`proto-spec/wire.md`).
+//! Raft messages as bytes: one version byte and postcard, inside a frame (W-9, `proto-spec/wire.md`).
 //!
 //! Decoding never panics and never trusts a length: postcard reads from the frame's bytes only, so
 //! what it builds is bounded by [`FRAME_MAX_BYTES`].

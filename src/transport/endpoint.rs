@@ -1,4 +1,4 @@
-//! The mesh of Raft connections: one endpoint, one dialled connection to each other member.
+//! The mesh of Raft connections: one endpoint, one dialled connection to each other member (W-1).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -2,8 +2,8 @@
 //!
 //! Each side sends only on the connection that it dialled. There, control messages and appends
 //! have a stream and a queue of their own, so that a heartbeat is never behind a large append
-//! (T3). Nothing is carried over from a lost connection to the next: Raft sends again by itself,
-//! and old messages would only be dropped there as late (T1).
+//! (T3). W-10: nothing is carried over from a lost connection to the next: Raft sends again by
+//! itself, and old messages would only be dropped there as late (T1).
 
 use std::sync::Arc;
 
