@@ -53,6 +53,68 @@ async fn http_2_is_spoken_without_being_asked() {
     assert!(content.starts_with(br#"{"node_id":1,"#), "{content:?}");
 }
 
+/// How half a value ends over HTTP/2.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// RST_STREAM with the one reason that hyper takes for a good end.
+    Reset,
+    /// END_STREAM.
+    Early,
+}
+
+/// A PUT over HTTP/2 of 500 bytes that are not the whole value. Then a whole PUT of another key on the
+/// same connection: when it is answered, the first has certainly been seen.
+async fn half_a_value_over_http_2(length: Option<&str>, end: End) -> Cluster {
+    let cluster = Cluster::led_by(1);
+    let (sender, mut connection) = h2::client::handshake(connect(&cluster).await).await.unwrap();
+    let mut pings = connection.ping_pong().unwrap();
+    tokio::spawn(connection);
+    let put = |key: &str| Request::put(format!("http://127.0.0.1/registry/keys/{key}"));
+    let mut head = put("half");
+    if let Some(length) = length {
+        head = head.header("content-length", length);
+    }
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut content) = sender.send_request(head.body(()).unwrap(), false).unwrap();
+    content.send_data(Bytes::from(vec![b'v'; 500]), matches!(end, End::Early)).unwrap();
+    if matches!(end, End::Reset) {
+        // A reset drops what was not sent yet; what was sent before this answer has arrived.
+        pings.ping(h2::Ping::opaque()).await.unwrap();
+        content.send_reset(h2::Reason::NO_ERROR);
+    }
+    let answered = answer.await.map(|answer| answer.status().as_u16());
+    assert!(!matches!(answered, Ok(200..=299)), "{answered:?}");
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut content) = sender.send_request(put("whole").body(()).unwrap(), false).unwrap();
+    content.send_data(Bytes::from_static(b"v"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 201);
+    cluster
+}
+
+#[tokio::test]
+async fn content_that_broke_off_over_http_2_is_never_applied() {
+    let cases = [(Some("1000"), End::Reset), (None, End::Reset), (Some("1000"), End::Early)];
+    for (length, end) in cases {
+        let cluster = half_a_value_over_http_2(length, end).await;
+        assert_eq!(cluster.proposals(), 1, "only the whole one: content-length {length:?}, {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn content_that_broke_off_over_http_1_is_never_applied() {
+    for framing in ["content-length: 1000\r\n\r\nhalf", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
+        let cluster = Cluster::led_by(1);
+        let mut stream = connect(&cluster).await;
+        let put = format!("PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\n{framing}");
+        stream.write_all(put.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert_eq!(cluster.proposals(), 0, "{framing:?}");
+    }
+}
+
 #[tokio::test]
 async fn content_beyond_the_limit_is_refused_before_it_is_read() {
     let declared = b"PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
