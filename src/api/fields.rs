@@ -1,7 +1,7 @@
 //! Reads what clients put into targets and fields, and writes the fields of answers.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use serde::Serialize;
 
@@ -114,17 +114,33 @@ pub fn quoted_number(tag: &str) -> Option<u64> {
 }
 
 /// `"<version>"`, the value of `ETag`.
-pub fn etag(version: LogIndex) -> HeaderValue {
+fn etag(version: LogIndex) -> HeaderValue {
     // Digits and quotes always make a field value.
     HeaderValue::from_maybe_shared(Bytes::from(format!("\"{version}\"")))
         .unwrap_or(HeaderValue::from_static("\"0\""))
 }
 
-/// Sets `Termgate-Index` and `Termgate-Term`.
-pub fn place(response: &mut Response<Bytes>, index: LogIndex, term: Term) {
-    let fields = response.headers_mut();
-    fields.insert(INDEX, HeaderValue::from(index.0));
-    fields.insert(TERM, HeaderValue::from(term.0));
+/// Where in the log an answer of the registry was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The index of the write, or up to which the state that was looked at was applied.
+    pub index: LogIndex,
+    /// The term that vouches for it.
+    pub term: Term,
+    /// The version that the asked key has there, when it exists.
+    pub version: Option<LogIndex>,
+}
+
+impl Place {
+    /// Sets `Termgate-Index`, `Termgate-Term` and `ETag`.
+    pub fn mark(&self, response: &mut Response<Bytes>) {
+        let fields = response.headers_mut();
+        fields.insert(INDEX, HeaderValue::from(self.index.0));
+        fields.insert(TERM, HeaderValue::from(self.term.0));
+        if let Some(version) = self.version {
+            fields.insert(ETAG, etag(version));
+        }
+    }
 }
 
 /// An answer with JSON content.

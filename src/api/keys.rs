@@ -10,13 +10,14 @@
 //!   same promise, one round slower.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tokio::time::{timeout, timeout_at};
 
 use crate::api::answers::{KeyInfo, KeyList};
-use crate::api::fields::{self, bad_request, json, place, query};
+use crate::api::fields::{self, Place, bad_request, json, query};
 use crate::api::forward::{Attempt, Effect, Hold, refused_read, refused_write, unknown};
+use crate::api::refusal::Refusal;
 use crate::api::{Caller, Inner};
 use crate::driver::handle::{Applied, Refused};
 use crate::fencing::mode::Consistency;
@@ -37,10 +38,10 @@ pub(super) async fn put(
     caller: Caller,
     key: String,
     request: &Request<Bytes>,
-) -> Result<Response<Bytes>, Problem> {
+) -> Result<Response<Bytes>, Refusal> {
     limits::valid_key(&key).map_err(bad_request)?;
     if request.body().len() > VALUE_BYTES {
-        return Err(Problem::new(Kind::ContentTooLarge, "a value has at most 1 MiB"));
+        return Err(Problem::new(Kind::ContentTooLarge, "a value has at most 1 MiB").into());
     }
     let condition = fields::condition(request.headers())?;
     let op = Op::Put { key: key.clone(), value: request.body().clone(), condition };
@@ -48,13 +49,12 @@ pub(super) async fn put(
         Written::Here(applied) => applied,
         Written::Elsewhere(response) => return Ok(response),
     };
-    let version = accepted(&applied)?;
-    let made = |machine: &Machine| machine.key(&key).is_some_and(|value| value.created == version);
+    let place = accepted(context, &key, &applied)?;
+    let made = |machine: &Machine| machine.key(&key).is_some_and(|value| value.created == place.index);
     let created = context.handle.with_machine(made);
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-    response.headers_mut().insert(ETAG, fields::etag(version));
-    place(&mut response, applied.index, applied.term);
+    Place { version: Some(place.index), ..place }.mark(&mut response);
     Ok(response)
 }
 
@@ -64,17 +64,17 @@ pub(super) async fn delete(
     caller: Caller,
     key: String,
     request: &Request<Bytes>,
-) -> Result<Response<Bytes>, Problem> {
+) -> Result<Response<Bytes>, Refusal> {
     limits::valid_key(&key).map_err(bad_request)?;
-    let op = Op::Delete { key, condition: fields::condition(request.headers())? };
+    let op = Op::Delete { key: key.clone(), condition: fields::condition(request.headers())? };
     let applied = match write(context, caller, request, op).await? {
         Written::Here(applied) => applied,
         Written::Elsewhere(response) => return Ok(response),
     };
-    accepted(&applied)?;
+    let place = accepted(context, &key, &applied)?;
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    place(&mut response, applied.index, applied.term);
+    place.mark(&mut response);
     Ok(response)
 }
 
@@ -110,28 +110,45 @@ async fn write(
     }
 }
 
-/// The new version, or the problem that the state machine's answer is.
-fn accepted(applied: &Applied) -> Result<LogIndex, Problem> {
-    match applied.answer {
-        Answer::Done { version } => Ok(version),
-        Answer::ConditionFailed { current: Some(version) } => {
-            Err(precondition(format!("the key has version {version}")))
+/// Where the write was done, or the problem that the state machine's answer is.
+fn accepted(context: &Inner, key: &str, applied: &Applied) -> Result<Place, Refusal> {
+    let place = Place { index: applied.index, term: applied.term, version: None };
+    let (problem, version) = match applied.answer {
+        Answer::Done { .. } => return Ok(place),
+        Answer::ConditionFailed { current } => (precondition(current), current),
+        Answer::NotFound => (not_found(), None),
+        Answer::LimitExceeded(limit) => {
+            (Problem::new(Kind::LimitExceeded, limit), version_at(context, key, place.index))
         }
-        Answer::ConditionFailed { current: None } => Err(precondition("the key does not exist".into())),
-        Answer::NotFound => Err(Problem::new(Kind::NotFound, "the key does not exist")),
-        Answer::LimitExceeded(limit) => Err(Problem::new(Kind::LimitExceeded, limit)),
-        Answer::StaleTerm => Err(Problem::new(
-            Kind::StaleTerm,
-            "leadership changed before the write was appended; send it again",
-        )),
+        Answer::StaleTerm => {
+            let detail = "leadership changed before the write was appended; send it again";
+            (Problem::new(Kind::StaleTerm, detail), version_at(context, key, place.index))
+        }
         Answer::Undecodable => {
-            Err(Problem::new(Kind::LimitExceeded, "the nodes run versions that don't understand each other"))
+            let detail = "the nodes run versions that don't understand each other";
+            (Problem::new(Kind::LimitExceeded, detail), version_at(context, key, place.index))
         }
-    }
+    };
+    Err(Refusal::at(Place { version, ..place }, problem))
 }
 
-fn precondition(detail: String) -> Problem {
+/// The version that the key had at `index`, unless it was written again since.
+fn version_at(context: &Inner, key: &str, index: LogIndex) -> Option<LogIndex> {
+    let version = context.handle.with_machine(|machine| machine.key(key).map(|value| value.version));
+    version.filter(|version| *version <= index)
+}
+
+/// The condition does not hold: the key has another version, or does not exist.
+fn precondition(current: Option<LogIndex>) -> Problem {
+    let detail = match current {
+        Some(version) => format!("the key has version {version}"),
+        None => "the key does not exist".into(),
+    };
     Problem::new(Kind::PreconditionFailed, detail)
+}
+
+fn not_found() -> Problem {
+    Problem::new(Kind::NotFound, "the key does not exist")
 }
 
 /// `GET /registry/keys/{key}`.
@@ -140,38 +157,35 @@ pub(super) async fn get(
     caller: Caller,
     key: &str,
     request: &Request<Bytes>,
-) -> Result<Response<Bytes>, Problem> {
+) -> Result<Response<Bytes>, Refusal> {
     let condition = fields::condition(request.headers())?;
     let look = |machine: &Machine| (machine.key(key).cloned(), machine.applied().index);
     let ((value, index), term) = match read(context, caller, request, look).await? {
         Read::Here(found, term) => (found, term),
         Read::Elsewhere(response) => return Ok(response),
     };
-    let mut response = shown(value, condition)?;
-    place(&mut response, index, term);
+    let place = Place { index, term, version: value.as_ref().map(|value| value.version) };
+    let mut response =
+        shown(value, condition).map_err(|problem| Refusal::at(place, problem.outcome(None)))?;
+    place.mark(&mut response);
     Ok(response)
 }
 
 /// The answer for a value under the conditions of RFC 9110, section 13.2.2.
 fn shown(value: Option<Value>, condition: Condition) -> Result<Response<Bytes>, Problem> {
     let Some(value) = value else {
-        return match condition {
-            Condition::Exists | Condition::VersionIs(_) => {
-                Err(precondition("the key does not exist".into()).outcome(None))
-            }
-            _ => Ok(Problem::new(Kind::NotFound, "the key does not exist").outcome(None).into_response()),
-        };
+        return Err(match condition {
+            Condition::Exists | Condition::VersionIs(_) => precondition(None),
+            Condition::None | Condition::Absent | Condition::VersionIsNot(_) => not_found(),
+        });
     };
     let unchanged = match condition {
         Condition::None | Condition::Exists => false,
         Condition::Absent => true,
         Condition::VersionIsNot(version) => version == value.version,
         Condition::VersionIs(version) if version == value.version => false,
-        Condition::VersionIs(_) => {
-            return Err(precondition(format!("the key has version {}", value.version)).outcome(None));
-        }
+        Condition::VersionIs(_) => return Err(precondition(Some(value.version))),
     };
-    let etag = fields::etag(value.version);
     let mut response = Response::new(if unchanged { Bytes::new() } else { value.value });
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -179,7 +193,6 @@ fn shown(value: Option<Value>, condition: Condition) -> Result<Response<Bytes>, 
         let media_type = HeaderValue::from_static("application/octet-stream");
         response.headers_mut().insert(CONTENT_TYPE, media_type);
     }
-    response.headers_mut().insert(ETAG, etag);
     Ok(response)
 }
 
@@ -188,7 +201,7 @@ pub(super) async fn list(
     context: &Inner,
     caller: Caller,
     request: &Request<Bytes>,
-) -> Result<Response<Bytes>, Problem> {
+) -> Result<Response<Bytes>, Refusal> {
     let prefix = query(request.uri(), "prefix")?.unwrap_or_default();
     let after = query(request.uri(), "after")?;
     let limit = match query(request.uri(), "limit")? {
@@ -196,7 +209,8 @@ pub(super) async fn list(
         Some(text) => text.parse().map_err(|_| bad_request("limit must be a number"))?,
     };
     if !(1..=LIST_LIMIT).contains(&limit) {
-        return Err(bad_request(format!("limit must be 1 to {LIST_LIMIT}; use after for the next keys")));
+        let detail = format!("limit must be 1 to {LIST_LIMIT}; use after for the next keys");
+        return Err(bad_request(detail).into());
     }
     let look = |machine: &Machine| collect(machine, &prefix, after.as_deref(), limit);
     let (list, term) = match read(context, caller, request, look).await? {
@@ -204,7 +218,7 @@ pub(super) async fn list(
         Read::Elsewhere(response) => return Ok(response),
     };
     let mut response = json(StatusCode::OK, &list);
-    place(&mut response, list.index, term);
+    Place { index: list.index, term, version: None }.mark(&mut response);
     Ok(response)
 }
 
@@ -237,7 +251,7 @@ async fn read<T>(
     caller: Caller,
     request: &Request<Bytes>,
     look: impl Fn(&Machine) -> T,
-) -> Result<Read<T>, Problem> {
+) -> Result<Read<T>, Refusal> {
     let consistency = fields::consistency(request.headers())?;
     let min_index = fields::min_index(request.headers())?;
     let hold = Hold::new(context, caller, Effect::Read);
@@ -261,7 +275,7 @@ async fn lease_read<T>(
     request: &Request<Bytes>,
     min_index: Option<LogIndex>,
     look: impl Fn(&Machine) -> T,
-) -> Result<Read<T>, Problem> {
+) -> Result<Read<T>, Refusal> {
     loop {
         let leader = hold.leader().await?;
         if leader == context.handle.node() {
@@ -297,18 +311,19 @@ async fn confirm(context: &Inner, hold: &Hold<'_>) -> Result<Term, Problem> {
 }
 
 /// Waits until this node has applied `index`, within limits.
-async fn reach(context: &Inner, index: Option<LogIndex>) -> Result<(), Problem> {
+async fn reach(context: &Inner, index: Option<LogIndex>) -> Result<(), Refusal> {
     let Some(index) = index else { return Ok(()) };
     let mut watch = context.handle.watch();
     let reached = || context.handle.with_machine(|machine| machine.applied().index >= index);
     match timeout(context.limits.min_index, watch.wait_for(|_| reached())).await {
         Ok(Ok(_)) => Ok(()),
         _ => {
-            let applied = context.handle.leadership().last_applied;
+            let seen = context.handle.leadership();
+            let applied = seen.last_applied;
             let detail = format!("index {index} is not applied here, {applied} is; ask the leader, or later");
-            Err(Problem::new(Kind::ReadNotLinearizable, detail)
-                .outcome(None)
-                .retry_after(context.limits.min_index))
+            let problem = Problem::new(Kind::ReadNotLinearizable, detail).outcome(None);
+            let place = Place { index: applied, term: seen.term, version: None };
+            Err(Refusal::at(place, problem.retry_after(context.limits.min_index)))
         }
     }
 }

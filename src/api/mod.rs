@@ -24,6 +24,7 @@
 //! | `health` | for load balancers and supervisors |
 //! | `keys` | the registry over HTTP |
 //! | `fields` | reads and writes header fields |
+//! | `refusal` | a problem, and where in the log it was found |
 //! | `answers` | the contents of the answers |
 //! | `server` | the TCP listener |
 
@@ -35,6 +36,7 @@ mod forward;
 mod health;
 mod keys;
 mod leader;
+mod refusal;
 pub mod router;
 mod server;
 mod status;
@@ -49,6 +51,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use crate::api::answers::ResourceStatus;
 use crate::api::auth::Token;
+use crate::api::refusal::Refusal;
 use crate::api::router::{Call, NotRouted};
 use crate::driver::handle::Handle;
 use crate::hop::error::HopError;
@@ -162,7 +165,7 @@ impl Api {
         let head_only = request.method() == Method::HEAD;
         let mut response = match self.dispatch(caller, request).await {
             Ok(response) => response,
-            Err(problem) => self.refuse(caller, problem),
+            Err(refusal) => self.refuse(caller, refusal),
         };
         if head_only {
             let length = HeaderValue::from(response.body().len());
@@ -172,7 +175,7 @@ impl Api {
         response
     }
 
-    async fn dispatch(&self, caller: Caller, request: Request<Bytes>) -> Result<Response<Bytes>, Problem> {
+    async fn dispatch(&self, caller: Caller, request: Request<Bytes>) -> Result<Response<Bytes>, Refusal> {
         let from_node = matches!(caller, Caller::Node(_));
         let (call, rest) = match router::route(request.method(), request.uri().path(), from_node) {
             Ok((call, rest)) => (call, rest),
@@ -182,13 +185,13 @@ impl Api {
             admission::admit(call, &request, self.0.token.as_ref())?;
         }
         match call {
-            Call::Leader => leader::show(&self.0, request.uri()).await,
-            Call::Resign => leader::resign(&self.0, caller, &request).await,
+            Call::Leader => Ok(leader::show(&self.0, request.uri()).await?),
+            Call::Resign => Ok(leader::resign(&self.0, caller, &request).await?),
             Call::Status => Ok(status::cluster(&self.0).await),
-            Call::Report => status::report(&self.0).await,
+            Call::Report => Ok(status::report(&self.0).await?),
             Call::Livez => Ok(health::livez(&self.0).await),
             Call::Readyz => Ok(health::readyz(&self.0)),
-            Call::Primary => health::primary(&self.0, request.uri()),
+            Call::Primary => Ok(health::primary(&self.0, request.uri())?),
             Call::Replica => Ok(health::replica(&self.0)),
             Call::Metrics => Ok(self.metrics()),
             Call::OpenApi => {
@@ -201,13 +204,18 @@ impl Api {
         }
     }
 
-    /// The answer to a problem: it names this node and its term. A node that passed the request on
-    /// is told apart when it should look for another leader.
-    fn refuse(&self, caller: Caller, problem: Problem) -> Response<Bytes> {
+    /// The answer to a problem: it names this node and its term, or the term of the state that was
+    /// looked at. A node that passed the request on is told when it should look for another leader.
+    fn refuse(&self, caller: Caller, refusal: impl Into<Refusal>) -> Response<Bytes> {
+        let Refusal { problem, place } = refusal.into();
         self.0.metrics.refuse("api", problem.kind.name());
         let kind = problem.kind;
         let seen = self.0.handle.leadership();
-        let mut response = problem.seen_by(seen.node, seen.term).into_response();
+        let term = place.as_ref().map_or(seen.term, |place| place.term);
+        let mut response = problem.seen_by(seen.node, term).into_response();
+        if let Some(place) = place {
+            place.mark(&mut response);
+        }
         let elsewhere = matches!(kind, Kind::NoLeader | Kind::LeaderUnreachable);
         if elsewhere && caller != Caller::Client {
             response.headers_mut().insert(fields::NOT_LEADER, HeaderValue::from_static("1"));

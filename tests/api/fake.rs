@@ -19,7 +19,7 @@ use termgate::metrics::Metrics;
 use termgate::raft::effect::{RoleKind, TransferRefusal};
 use termgate::raft::entry::{Entry, Membership, Payload};
 use termgate::raft::view::{PeerView, View};
-use termgate::registry::command::{Command, Member, Op};
+use termgate::registry::command::{Answer, Command, Member, Op};
 use termgate::registry::machine::Machine;
 use termgate::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -43,6 +43,8 @@ pub enum Proposals {
     Apply,
     /// Says no.
     Refuse(Refused),
+    /// Answers this for the next entry, without an effect.
+    Answer(Answer),
     /// Never answers.
     Hang,
 }
@@ -268,6 +270,10 @@ impl Shared {
         match world.proposals.clone() {
             Proposals::Apply => {}
             Proposals::Refuse(refused) => return drop(reply.send(Err(refused))),
+            Proposals::Answer(answer) => {
+                let (index, term) = (LogIndex(world.index + 1), Term(world.term));
+                return drop(reply.send(Ok(Applied { index, term, answer })));
+            }
             Proposals::Hang => return world.never.push(Request::Propose { op, reply }),
         }
         world.index += 1;

@@ -12,6 +12,7 @@ use termgate::api::answers::{ClusterStatus, KeyList, LeaderAnswer};
 use termgate::driver::handle::Refused;
 use termgate::ids::{LogIndex, NodeId, Term};
 use termgate::raft::effect::TransferRefusal;
+use termgate::registry::command::Answer;
 
 use crate::fake::{Cluster, LIMITS, Proposals, TOKEN};
 
@@ -69,6 +70,23 @@ fn assert_problem(response: &Response<Bytes>, status: u16, name: &str, outcome: 
     assert_eq!(content.get("outcome").and_then(Value::as_str), outcome, "{content}");
     assert_eq!(field(response, "termgate-outcome"), outcome);
     assert_eq!(field(response, "content-type"), Some("application/problem+json"));
+}
+
+/// Checks that the description of the API names the answer's status, and its own fields in it.
+#[track_caller]
+fn assert_described(method: &Method, path: &str, answer: &Response<Bytes>) {
+    let description: Value = serde_json::from_slice(termgate::api::OPENAPI).unwrap();
+    let method = method.as_str().to_lowercase();
+    let described = &description["paths"][path][&method]["responses"][answer.status().as_str()];
+    assert!(described.is_object(), "{method} {path} answers {}", answer.status());
+    for name in ["ETag", "Termgate-Index", "Termgate-Term", "WWW-Authenticate", "Retry-After"] {
+        let is_described = described["headers"][name].is_object();
+        assert!(
+            is_described || field(answer, name).is_none(),
+            "{name} in {method} {path} {}",
+            answer.status()
+        );
+    }
 }
 
 // GET /leader
@@ -324,6 +342,55 @@ async fn compare_and_set_works_through_any_node() {
     }
 }
 
+/// `Termgate-Index`, `Termgate-Term`, and `ETag` when there is one.
+fn place(response: &Response<Bytes>) -> (Option<&str>, Option<&str>, Option<&str>) {
+    (field(response, "termgate-index"), field(response, "termgate-term"), field(response, "etag"))
+}
+
+#[tokio::test]
+async fn every_answer_of_the_registry_says_where_in_the_log_it_was_made() {
+    for node in [1, 2] {
+        let cluster = Cluster::led_by(1);
+        let call = async |method: Method, fields: &[(&str, &str)]| {
+            let answer = cluster.call(node, method.clone(), "/registry/keys/k", fields).await;
+            let (index, term, etag) = place(&answer);
+            assert_eq!(term, Some("7"), "{answer:?}");
+            assert_described(&method, "/registry/keys/{key}", &answer);
+            (answer.status().as_u16(), index.unwrap().to_owned(), etag.map(str::to_owned))
+        };
+        let told = |status, index: &str, etag: Option<&str>| (status, index.into(), etag.map(Into::into));
+        assert_eq!(call(Method::GET, &[]).await, told(404, "0", None));
+        assert_eq!(call(Method::GET, &[("if-match", "*")]).await, told(412, "0", None));
+        assert_eq!(call(Method::DELETE, &[]).await, told(404, "1", None));
+        assert_eq!(call(Method::PUT, &[("if-match", "*")]).await, told(412, "2", None));
+        assert_eq!(call(Method::PUT, &[]).await, told(201, "3", Some("\"3\"")));
+        assert_eq!(call(Method::PUT, &[("if-match", "\"1\"")]).await, told(412, "4", Some("\"3\"")));
+        assert_eq!(call(Method::DELETE, &[("if-match", "\"1\"")]).await, told(412, "5", Some("\"3\"")));
+        assert_eq!(call(Method::GET, &[("if-match", "\"1\"")]).await, told(412, "5", Some("\"3\"")));
+        assert_eq!(call(Method::GET, &[("if-none-match", "*")]).await, told(304, "5", Some("\"3\"")));
+        assert_eq!(call(Method::GET, &[]).await, told(200, "5", Some("\"3\"")));
+        assert_eq!(call(Method::DELETE, &[]).await, told(204, "6", None));
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_the_registry_refuses_says_where_in_the_log() {
+    let cluster = Cluster::led_by(1);
+    cluster.put(1, "k", &[], "v").await;
+    for (answer, status, name) in [
+        (Answer::LimitExceeded("too many keys"), 507, "limit-exceeded"),
+        (Answer::StaleTerm, 412, "stale-term"),
+        (Answer::Undecodable, 507, "limit-exceeded"),
+    ] {
+        cluster.on_propose(Proposals::Answer(answer));
+        let refused = cluster.put(2, "k", &[], "w").await;
+        assert_problem(&refused, status, name, Some("not-applied"));
+        assert_described(&Method::PUT, "/registry/keys/{key}", &refused);
+        assert_eq!(place(&refused), (Some("2"), Some("7"), Some("\"1\"")), "the key is as it was");
+        assert_eq!(place(&cluster.put(2, "other", &[], "w").await), (Some("2"), Some("7"), None));
+    }
+}
+
 #[tokio::test]
 async fn a_read_can_ask_only_for_what_is_new() {
     let cluster = Cluster::led_by(1);
@@ -391,6 +458,7 @@ async fn a_read_waits_for_its_index_within_limits() {
     let beyond = [("termgate-consistency", "stale"), ("termgate-min-index", "9")];
     let refused = cluster.call(3, Method::GET, "/registry/keys/k", &beyond).await;
     assert_problem(&refused, 503, "read-not-linearizable", None);
+    assert_eq!(place(&refused), (Some("2"), Some("7"), None), "how far it has come");
 }
 
 #[tokio::test]
@@ -547,8 +615,10 @@ async fn other_methods_are_told_what_is_allowed() {
 #[tokio::test]
 async fn a_problem_names_the_node_and_its_term() {
     let cluster = Cluster::led_by(1);
-    let problem: Value = parsed(&cluster.get(2, "/nothing").await);
-    assert_eq!((&problem["node"], &problem["term"]), (&json!(2), &json!(7)));
+    for path in ["/nothing", "/registry/keys/nothing"] {
+        let problem: Value = parsed(&cluster.get(2, path).await);
+        assert_eq!((&problem["node"], &problem["term"]), (&json!(2), &json!(7)), "{path}");
+    }
 }
 
 // the description
