@@ -18,8 +18,13 @@ pub const TERM: HeaderName = HeaderName::from_static("termgate-term");
 pub const CONSISTENCY: HeaderName = HeaderName::from_static("termgate-consistency");
 /// The index that must be applied before a read is answered.
 pub const MIN_INDEX: HeaderName = HeaderName::from_static("termgate-min-index");
+/// Names the request, in every answer. Between nodes, also in the request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
 /// Between nodes: the asked node does not lead, and the request had no effect.
 pub const NOT_LEADER: HeaderName = HeaderName::from_static("termgate-not-leader");
+
+/// Bytes of a request's id: two numbers of 20 digits and one of 8 fit.
+const REQUEST_ID_BYTES: usize = 64;
 
 /// A `Kind::BadRequest` with these words.
 pub fn bad_request(detail: impl Into<String>) -> Problem {
@@ -87,6 +92,14 @@ pub fn min_index(fields: &HeaderMap) -> Result<Option<LogIndex>, Problem> {
     Ok(Some(LogIndex(number)))
 }
 
+/// The name that the node which took the request from its client gave it, when that can stand in an
+/// answer.
+pub fn request_id(fields: &HeaderMap) -> Option<HeaderValue> {
+    let id = fields.get(&REQUEST_ID)?;
+    let fits = |text: &str| (1..=REQUEST_ID_BYTES).contains(&text.len());
+    id.to_str().is_ok_and(fits).then(|| id.clone())
+}
+
 /// `If-Match` or `If-None-Match`, for a write. A tag that is no version of ours never matches, as
 /// version 0 does, which no key ever has. Weak tags don't match either (RFC 9110, section 13.1.1).
 pub fn condition(fields: &HeaderMap) -> Result<Condition, Problem> {
@@ -133,8 +146,7 @@ pub struct Place {
 
 impl Place {
     /// Sets `Termgate-Index`, `Termgate-Term` and `ETag`.
-    pub fn mark(&self, response: &mut Response<Bytes>) {
-        let fields = response.headers_mut();
+    pub fn mark(&self, fields: &mut HeaderMap) {
         fields.insert(INDEX, HeaderValue::from(self.index.0));
         fields.insert(TERM, HeaderValue::from(self.term.0));
         if let Some(version) = self.version {

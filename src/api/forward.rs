@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{Request, Response};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
-use crate::api::fields::{CONSISTENCY, MIN_INDEX, NOT_LEADER};
+use crate::api::fields::{CONSISTENCY, MIN_INDEX, NOT_LEADER, REQUEST_ID};
 use crate::api::{Caller, Inner};
 use crate::driver::handle::Refused;
 use crate::fencing::leadership::Leadership;
@@ -152,7 +152,7 @@ fn copy(request: &Request<Bytes>) -> Request<Bytes> {
     *copy.method_mut() = request.method().clone();
     let target = request.uri().path_and_query().cloned();
     *copy.uri_mut() = target.map_or_else(http::Uri::default, http::Uri::from);
-    for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE, CONSISTENCY, MIN_INDEX] {
+    for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE, CONSISTENCY, MIN_INDEX, REQUEST_ID] {
         for value in request.headers().get_all(&name) {
             copy.headers_mut().append(name.clone(), value.clone());
         }

@@ -54,7 +54,7 @@ pub(super) async fn put(
     let created = context.handle.with_machine(made);
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-    Place { version: Some(place.index), ..place }.mark(&mut response);
+    Place { version: Some(place.index), ..place }.mark(response.headers_mut());
     Ok(response)
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn delete(
     let place = accepted(context, &key, &applied)?;
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    place.mark(&mut response);
+    place.mark(response.headers_mut());
     Ok(response)
 }
 
@@ -167,7 +167,7 @@ pub(super) async fn get(
     let place = Place { index, term, version: value.as_ref().map(|value| value.version) };
     let mut response =
         shown(value, condition).map_err(|problem| Refusal::at(place, problem.outcome(None)))?;
-    place.mark(&mut response);
+    place.mark(response.headers_mut());
     Ok(response)
 }
 
@@ -218,7 +218,7 @@ pub(super) async fn list(
         Read::Elsewhere(response) => return Ok(response),
     };
     let mut response = json(StatusCode::OK, &list);
-    Place { index: list.index, term, version: None }.mark(&mut response);
+    Place { index: list.index, term, version: None }.mark(response.headers_mut());
     Ok(response)
 }
 

@@ -11,6 +11,9 @@
 //! `keys` proposes the command and answers once it is applied; the answer comes back as it is. While
 //! no leader is known the request waits, bounded, and is then answered `no-leader`, `not-applied`.
 //!
+//! Every request gets an id at the node that took it from its client; the leader answers under the
+//! same id. It is in every answer and in every problem. A client can't choose it.
+//!
 //! Left out: `GET /leader/watch`.
 //!
 //! | file | idea |
@@ -24,7 +27,7 @@
 //! | `health` | for load balancers and supervisors |
 //! | `keys` | the registry over HTTP |
 //! | `fields` | reads and writes header fields |
-//! | `refusal` | a problem, and where in the log it was found |
+//! | `refusal` | a problem, and what else its answer says |
 //! | `answers` | the contents of the answers |
 //! | `server` | the TCP listener |
 
@@ -46,18 +49,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ALLOW, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
 
 use crate::api::answers::ResourceStatus;
 use crate::api::auth::Token;
 use crate::api::refusal::Refusal;
-use crate::api::router::{Call, NotRouted};
+use crate::api::router::Call;
 use crate::driver::handle::Handle;
 use crate::hop::error::HopError;
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
+use crate::proxy::job::RequestIds;
 use crate::time::Duration;
 
 pub use server::serve;
@@ -127,6 +131,7 @@ struct Inner {
     remote: Remote,
     config_summary: serde_json::Value,
     limits: Limits,
+    ids: RequestIds,
 }
 
 /// Who calls.
@@ -157,16 +162,31 @@ impl Api {
     /// The same, with other limits.
     pub fn with_limits(context: ApiContext, limits: Limits) -> Self {
         let ApiContext { handle, cluster, resources, metrics, token, remote, config_summary } = context;
-        Self(Arc::new(Inner { handle, cluster, resources, metrics, token, remote, config_summary, limits }))
+        let ids = RequestIds::new(handle.node());
+        Self(Arc::new(Inner {
+            handle,
+            cluster,
+            resources,
+            metrics,
+            token,
+            remote,
+            config_summary,
+            limits,
+            ids,
+        }))
     }
 
     /// Answers one request. Never fails: an error is an answer too.
-    pub async fn handle(&self, caller: Caller, request: Request<Bytes>) -> Response<Bytes> {
+    pub async fn handle(&self, caller: Caller, mut request: Request<Bytes>) -> Response<Bytes> {
         let head_only = request.method() == Method::HEAD;
+        let id = self.name(caller, &request);
+        // For the leader, should it be passed on.
+        request.headers_mut().insert(fields::REQUEST_ID, id.clone());
         let mut response = match self.dispatch(caller, request).await {
             Ok(response) => response,
-            Err(refusal) => self.refuse(caller, refusal),
+            Err(refusal) => refusal.answer(&self.0, caller, &id),
         };
+        response.headers_mut().insert(fields::REQUEST_ID, id);
         if head_only {
             let length = HeaderValue::from(response.body().len());
             response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
@@ -175,12 +195,33 @@ impl Api {
         response
     }
 
-    async fn dispatch(&self, caller: Caller, request: Request<Bytes>) -> Result<Response<Bytes>, Refusal> {
-        let from_node = matches!(caller, Caller::Node(_));
-        let (call, rest) = match router::route(request.method(), request.uri().path(), from_node) {
-            Ok((call, rest)) => (call, rest),
-            Err(not_routed) => return Ok(self.not_routed(caller, not_routed, request.uri().path())),
+    /// The answer to a client whose request did not arrive whole.
+    fn refuse(&self, problem: Problem) -> Response<Bytes> {
+        let id = self.new_name();
+        let mut response = Refusal::from(problem).answer(&self.0, Caller::Client, &id);
+        response.headers_mut().insert(fields::REQUEST_ID, id);
+        response
+    }
+
+    /// The request's id: a new one, or what the node drew that passed it on.
+    fn name(&self, caller: Caller, request: &Request<Bytes>) -> HeaderValue {
+        let given = match caller {
+            Caller::Client => None,
+            Caller::Node(_) => fields::request_id(request.headers()),
         };
+        given.unwrap_or_else(|| self.new_name())
+    }
+
+    fn new_name(&self) -> HeaderValue {
+        // Digits, letters and hyphens always make a field value.
+        HeaderValue::from_maybe_shared(Bytes::from(self.0.ids.draw()))
+            .unwrap_or(HeaderValue::from_static("0"))
+    }
+
+    async fn dispatch(&self, caller: Caller, request: Request<Bytes>) -> Result<Response<Bytes>, Refusal> {
+        let (path, from_node) = (request.uri().path(), matches!(caller, Caller::Node(_)));
+        let routed = router::route(request.method(), path, from_node);
+        let (call, rest) = routed.map_err(|why| Refusal::not_routed(why, path))?;
         if caller == Caller::Client {
             admission::admit(call, &request, self.0.token.as_ref())?;
         }
@@ -201,42 +242,6 @@ impl Api {
             Call::KeyGet => keys::get(&self.0, caller, &fields::decode(rest)?, &request).await,
             Call::KeyPut => keys::put(&self.0, caller, fields::decode(rest)?, &request).await,
             Call::KeyDelete => keys::delete(&self.0, caller, fields::decode(rest)?, &request).await,
-        }
-    }
-
-    /// The answer to a problem: it names this node and its term, or the term of the state that was
-    /// looked at. A node that passed the request on is told when it should look for another leader.
-    fn refuse(&self, caller: Caller, refusal: impl Into<Refusal>) -> Response<Bytes> {
-        let Refusal { problem, place } = refusal.into();
-        self.0.metrics.refuse("api", problem.kind.name());
-        let kind = problem.kind;
-        let seen = self.0.handle.leadership();
-        let term = place.as_ref().map_or(seen.term, |place| place.term);
-        let mut response = problem.seen_by(seen.node, term).into_response();
-        if let Some(place) = place {
-            place.mark(&mut response);
-        }
-        let elsewhere = matches!(kind, Kind::NoLeader | Kind::LeaderUnreachable);
-        if elsewhere && caller != Caller::Client {
-            response.headers_mut().insert(fields::NOT_LEADER, HeaderValue::from_static("1"));
-        }
-        response
-    }
-
-    fn not_routed(&self, caller: Caller, why: NotRouted, path: &str) -> Response<Bytes> {
-        match why {
-            NotRouted::NotFound => {
-                let detail = format!("nothing is at {path}; see /openapi.json");
-                self.refuse(caller, Problem::new(Kind::NotFound, detail))
-            }
-            NotRouted::MethodNotAllowed(allow) => {
-                let detail = format!("{path} takes {allow}");
-                let mut response = self.refuse(caller, Problem::new(Kind::MethodNotAllowed, detail));
-                if let Ok(value) = HeaderValue::from_str(&allow) {
-                    response.headers_mut().insert(ALLOW, value);
-                }
-                response
-            }
         }
     }
 

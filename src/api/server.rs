@@ -97,8 +97,8 @@ async fn answer(api: Api, request: Request<Incoming>) -> Result<Response<Full<By
     let (head, body) = request.into_parts();
     let response = match timeout(CLIENT_LIMIT, content(body, head.version)).await {
         Ok(Ok(bytes)) => api.handle(Caller::Client, Request::from_parts(head, bytes)).await,
-        Ok(Err(problem)) => problem.into_response(),
-        Err(_) => Problem::new(Kind::ClientTimeout, "the content did not arrive in time").into_response(),
+        Ok(Err(problem)) => api.refuse(problem),
+        Err(_) => api.refuse(Problem::new(Kind::ClientTimeout, "the content did not arrive in time")),
     };
     Ok(response.map(Full::new))
 }

@@ -122,6 +122,8 @@ async fn content_beyond_the_limit_is_refused_before_it_is_read() {
     let text = exchange(declared).await;
     assert!(text.starts_with("HTTP/1.1 413"), "{text}");
     assert!(text.contains("urn:termgate:problem:content-too-large"), "{text}");
+    assert!(text.contains(r#""node":1,"term":7,"#), "{text}");
+    assert!(text.contains(r#""request_id":"1-"#) && text.contains("termgate-request-id: 1-"), "{text}");
 }
 
 #[tokio::test]

@@ -575,7 +575,8 @@ async fn changes_need_the_token_and_reads_do_not() {
             let refused = cluster.call(2, method, "/registry/keys/k", fields).await;
             assert_problem(&refused, 401, "unauthorized", Some("not-applied"));
         }
-        assert_problem(&cluster.resign(2, fields, "").await, 401, "unauthorized", Some("not-applied"));
+        let refused = cluster.resign(2, fields, "").await;
+        assert_problem(&refused, 401, "unauthorized", Some("not-applied"));
     }
     let bearer = format!("Bearer {TOKEN}");
     assert_eq!(cluster.put(2, "k", &[("authorization", &bearer)], "v").await.status(), 201);
@@ -610,6 +611,45 @@ async fn other_methods_are_told_what_is_allowed() {
     let refused = cluster.call(1, Method::POST, "/registry/keys/k", &[]).await;
     assert_problem(&refused, 405, "method-not-allowed", Some("not-applied"));
     assert_eq!(field(&refused, "allow"), Some("GET, PUT, DELETE, HEAD"));
+}
+
+#[tokio::test]
+async fn every_answer_names_its_request_and_no_client_chooses_the_name() {
+    let cluster = Cluster::led_by(1);
+    let mut names = std::collections::BTreeSet::new();
+    for node in [1, 2] {
+        for path in ["/leader", "/livez", "/nothing", "/registry/keys/k", "/metrics"] {
+            let answer = cluster.call(node, Method::GET, path, &[("termgate-request-id", "mine")]).await;
+            let name = field(&answer, "termgate-request-id").unwrap().to_owned();
+            assert!(name.starts_with(&format!("{node}-")), "{name} at {node}");
+            if !answer.status().is_success() {
+                assert_eq!(parsed::<Value>(&answer)["request_id"], json!(name));
+            }
+            assert!(names.insert(name), "each request has its own");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_leader_answers_under_the_name_that_the_request_got_where_it_came_in() {
+    let cluster = Cluster::led_by(1);
+    let refused = cluster.put(2, "k", &[("if-match", "*")], "v").await;
+    let name = field(&refused, "termgate-request-id").unwrap();
+    assert!(name.starts_with("2-"), "{name}");
+    let problem: Value = parsed(&refused);
+    assert_eq!((&problem["node"], &problem["request_id"]), (&json!(1), &json!(name)));
+}
+
+#[tokio::test]
+async fn a_name_that_no_node_gives_is_replaced() {
+    let cluster = Cluster::led_by(1);
+    for given in ["", &"x".repeat(65), "\u{e9}"] {
+        let mut request = request(Method::GET, "/leader", &[], "");
+        let value = http::HeaderValue::from_bytes(given.as_bytes()).unwrap();
+        request.headers_mut().insert("termgate-request-id", value);
+        let answer = cluster.api(1).handle(Caller::Node(NodeId(2)), request).await;
+        assert!(field(&answer, "termgate-request-id").unwrap().starts_with("1-"), "{given:?}");
+    }
 }
 
 #[tokio::test]
