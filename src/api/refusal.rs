@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{ALLOW, HeaderMap, HeaderValue};
+use http::header::{ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 use crate::api::fields::{NOT_LEADER, Place};
 use crate::api::router::NotRouted;
@@ -59,9 +59,14 @@ impl Refusal {
         let id = String::from_utf8_lossy(id.as_bytes());
         let mut response = problem.seen_by(seen.node, term).request_id(id).into_response();
         response.headers_mut().extend(*fields);
-        let elsewhere = matches!(kind, Kind::NoLeader | Kind::LeaderUnreachable);
-        if elsewhere && caller != Caller::Client {
-            response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
+        match kind {
+            Kind::Unauthorized => {
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Kind::NoLeader | Kind::LeaderUnreachable if caller != Caller::Client => {
+                response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
+            }
+            _ => {}
         }
         response
     }

@@ -577,6 +577,8 @@ async fn changes_need_the_token_and_reads_do_not() {
         }
         let refused = cluster.resign(2, fields, "").await;
         assert_problem(&refused, 401, "unauthorized", Some("not-applied"));
+        assert_eq!(field(&refused, "www-authenticate"), Some("Bearer"), "RFC 9110, section 11.6.1");
+        assert_described(&Method::POST, "/leader/resign", &refused);
     }
     let bearer = format!("Bearer {TOKEN}");
     assert_eq!(cluster.put(2, "k", &[("authorization", &bearer)], "v").await.status(), 201);
