@@ -32,8 +32,8 @@ pub(super) fn readyz(context: &Inner) -> Response<Bytes> {
     }
 }
 
-/// Is this the node to write to? The leader, with the gate of `?resource=` open, or with any gate
-/// open when none is named: one backend that is down must not take the others along.
+/// Is this the node to write to? The leader, with the gate of `?resource=` open, or with every gate
+/// open when none is named: who sends everything here must be able to send anything.
 pub(super) fn primary(context: &Inner, uri: &Uri) -> Result<Response<Bytes>, Problem> {
     let wanted = query(uri, "resource")?;
     if context.handle.leadership().token_at(clock::now()).is_none() {
@@ -46,10 +46,13 @@ pub(super) fn primary(context: &Inner, uri: &Uri) -> Result<Response<Bytes>, Pro
             return Err(Problem::new(Kind::NotFound, format!("no resource is called {name}")));
         }
     }
-    if resources.is_empty() || resources.iter().any(|resource| resource.gate == "open") {
-        return Ok(healthy(context, "this node leads and its gate is open"));
-    }
-    Ok(unavailable(context, "this node leads and its gate is not open"))
+    Ok(match resources.iter().find(|resource| resource.gate != "open") {
+        None => healthy(context, "this node leads and the gate is open"),
+        Some(shut) => {
+            let reason = format!("this node leads and the gate of {} is {}", shut.name, shut.gate);
+            unavailable(context, &reason)
+        }
+    })
 }
 
 /// Is this a node to read from, that does not lead?

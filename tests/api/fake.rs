@@ -57,7 +57,7 @@ struct World {
     proposals: Proposals,
     transfer_refusal: Option<TransferRefusal>,
     refuse_reads: bool,
-    gate: &'static str,
+    gates: BTreeMap<&'static str, &'static str>,
     proposed: usize,
     reads: usize,
     hops: usize,
@@ -103,7 +103,7 @@ impl Cluster {
             leadership: watch::Sender::new(Arc::new(Leadership::unknown(NodeId(id)))),
             machine: Arc::new(RwLock::new(Machine::new((1..=3).map(member).collect()))),
         };
-        let world = World { term: 6, gate: "open", ..World::default() };
+        let world = World { term: 6, gates: [("orders", "open")].into(), ..World::default() };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
             nodes: (1..=3).map(|id| (id, node(id))).collect(),
@@ -168,8 +168,9 @@ impl Cluster {
     pub fn hops(&self) -> usize {
         self.world(|world| world.hops)
     }
-    pub fn gate(&self, state: &'static str) {
-        self.world(|world| world.gate = state);
+    /// The gate of this route, which may be a new one, on every node.
+    pub fn gate(&self, route: &'static str, state: &'static str) {
+        self.world(|world| world.gates.insert(route, state));
     }
     pub fn refuse_reads(&self, refuse: bool) {
         self.world(|world| world.refuse_reads = refuse);
@@ -201,7 +202,7 @@ fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>) -> Api {
     tokio::spawn(play(Arc::clone(shared), id, inbox));
     let resources = {
         let shared = Arc::clone(shared);
-        move || vec![shared.resource()]
+        move || shared.resources()
     };
     let context = ApiContext {
         handle,
@@ -370,13 +371,14 @@ impl Shared {
         }
     }
 
-    fn resource(&self) -> ResourceStatus {
+    fn resources(&self) -> Vec<ResourceStatus> {
         let world = self.world.lock().unwrap();
-        ResourceStatus {
-            name: "orders".into(),
+        let resource = |(name, gate): (&&str, &&str)| ResourceStatus {
+            name: (*name).into(),
             fence: FenceMode::Enforced,
-            gate: world.gate.into(),
+            gate: (*gate).into(),
             fenced_term: Some(Term(world.term)),
-        }
+        };
+        world.gates.iter().map(resource).collect()
     }
 }

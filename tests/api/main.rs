@@ -268,15 +268,31 @@ async fn load_balancers_find_the_primary_and_the_replicas() {
     assert_eq!((status(1, "/primary").await, status(2, "/primary").await), (200, 503));
     assert_eq!((status(1, "/replica").await, status(2, "/replica").await), (503, 200));
     assert_eq!((status(1, "/readyz").await, status(2, "/readyz").await), (200, 200));
-    cluster.gate("barrier");
+    cluster.gate("orders", "barrier");
     assert_eq!((status(1, "/primary").await, status(1, "/primary?resource=orders").await), (503, 503));
     assert_eq!(status(1, "/primary?resource=other").await, 404);
-    cluster.gate("open");
+    cluster.gate("orders", "open");
     cluster.end_lease();
     assert_eq!((status(1, "/primary").await, status(1, "/readyz").await), (503, 503));
     cluster.elect(None);
     assert_eq!((status(2, "/replica").await, status(2, "/readyz").await), (503, 503));
     assert_eq!(status(2, "/livez").await, 200, "no leader is no reason to restart a node");
+}
+
+#[tokio::test]
+async fn the_primary_has_every_gate_open_or_the_one_that_is_asked_for() {
+    let cluster = Cluster::led_by(1);
+    cluster.gate("reports", "barrier");
+    let status = async |node, path| cluster.get(node, path).await.status().as_u16();
+    let closed = cluster.get(1, "/primary").await;
+    assert_eq!(closed.status(), 503);
+    let reason = parsed::<Value>(&closed)["reason"].clone();
+    assert_eq!(reason, json!("this node leads and the gate of reports is barrier"));
+    assert_eq!(status(1, "/primary?resource=orders").await, 200, "one backend does not take another along");
+    assert_eq!(status(2, "/primary?resource=orders").await, 503);
+    assert_eq!(status(1, "/primary?resource=reports").await, 503);
+    cluster.gate("reports", "open");
+    assert_eq!(status(1, "/primary").await, 200);
 }
 
 #[tokio::test]
