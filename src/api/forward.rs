@@ -24,8 +24,17 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) enum Attempt<T> {
     /// It is done.
     Done(T),
-    /// The asked node does not lead, or could not be reached. Certainly nothing happened.
-    NotThere,
+    /// Certainly nothing happened.
+    Missed(Miss),
+}
+
+/// Why the node that is said to lead did nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// It does not lead, or is handing leadership over.
+    NotLeading,
+    /// Nothing reached it.
+    NotReached,
 }
 
 /// What kind of request this is, for the wording of its failure.
@@ -63,15 +72,23 @@ impl<'c> Hold<'c> {
         leader.ok_or_else(|| self.no_leader())
     }
 
-    /// Waits a little, or until somebody else leads than `tried`. Fails when the time is over.
-    pub(super) async fn after(&self, tried: NodeId) -> Result<(), Problem> {
+    /// Waits a little, or until somebody else leads than `tried`, who missed it. Fails when the time is
+    /// over. A leader that hands over still looks like the leader, and is tried again in case it stays.
+    pub(super) async fn after(&self, tried: NodeId, miss: Miss) -> Result<(), Problem> {
         if self.caller != Caller::Client {
             return Err(self.no_leader());
         }
         let mut watch = self.context.handle.watch();
         let until = self.until.min(Deadline::now() + PAUSE);
         let _ = timeout_at(until, watch.wait_for(|seen| seen.leader != Some(tried))).await;
-        if Deadline::now() < self.until { Ok(()) } else { Err(self.unreachable(tried)) }
+        match miss {
+            _ if Deadline::now() < self.until => Ok(()),
+            Miss::NotLeading => {
+                let detail = format!("node {tried} leads no more, and no other leader is known; try again");
+                Err(self.problem(Kind::NoLeader, detail))
+            }
+            Miss::NotReached => Err(self.unreachable(tried)),
+        }
     }
 
     /// The remaining time.
@@ -103,13 +120,17 @@ impl<'c> Hold<'c> {
         request: &Request<Bytes>,
     ) -> Result<Attempt<Response<Bytes>>, Problem> {
         if self.caller != Caller::Client {
-            return Ok(Attempt::NotThere);
+            return Ok(Attempt::Missed(Miss::NotLeading));
         }
         let sent = (self.context.remote)(leader, copy(request));
         match timeout(self.context.limits.answer, sent).await {
-            Ok(Ok(response)) if response.headers().contains_key(NOT_LEADER) => Ok(Attempt::NotThere),
+            Ok(Ok(response)) if response.headers().contains_key(NOT_LEADER) => {
+                Ok(Attempt::Missed(Miss::NotLeading))
+            }
             Ok(Ok(response)) => Ok(Attempt::Done(response)),
-            Ok(Err(e)) if e.nothing_applied() || self.effect == Effect::Read => Ok(Attempt::NotThere),
+            Ok(Err(e)) if e.nothing_applied() || self.effect == Effect::Read => {
+                Ok(Attempt::Missed(Miss::NotReached))
+            }
             Ok(Err(e)) => Err(unknown(format!("node {leader} had the request: {e}"))),
             Err(_) if self.effect == Effect::Read => Err(self.unreachable(leader)),
             Err(_) => Err(unknown(format!("node {leader} had the request and did not answer in time"))),

@@ -16,7 +16,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::api::answers::{KeyInfo, KeyList};
 use crate::api::fields::{self, Place, bad_request, json, query};
-use crate::api::forward::{Attempt, Effect, Hold, refused_read, refused_write, unknown};
+use crate::api::forward::{Attempt, Effect, Hold, Miss, refused_read, refused_write, unknown};
 use crate::api::refusal::Refusal;
 use crate::api::{Caller, Inner};
 use crate::driver::handle::{Applied, Refused};
@@ -96,14 +96,14 @@ async fn write(
         if leader != context.handle.node() {
             match hold.pass_on(leader, request).await? {
                 Attempt::Done(response) => return Ok(Written::Elsewhere(response)),
-                Attempt::NotThere => hold.after(leader).await?,
+                Attempt::Missed(miss) => hold.after(leader, miss).await?,
             }
             continue;
         }
         match timeout(context.limits.answer, context.handle.propose(op.clone())).await {
             Ok(Ok(applied)) => return Ok(Written::Here(applied)),
             // Only this refusal says that nothing is in the log and that another attempt may work.
-            Ok(Err(Refused::NotLeader { .. })) => hold.after(leader).await?,
+            Ok(Err(Refused::NotLeader { .. })) => hold.after(leader, Miss::NotLeading).await?,
             Ok(Err(refused)) => return Err(refused_write(&refused)),
             Err(_) => return Err(unknown("the write was not committed in time and still may be".into())),
         }
@@ -288,7 +288,7 @@ async fn lease_read<T>(
         }
         match hold.pass_on(leader, request).await? {
             Attempt::Done(response) => return Ok(Read::Elsewhere(response)),
-            Attempt::NotThere => hold.after(leader).await?,
+            Attempt::Missed(miss) => hold.after(leader, miss).await?,
         }
     }
 }
@@ -300,10 +300,12 @@ async fn confirm(context: &Inner, hold: &Hold<'_>) -> Result<Term, Problem> {
             Ok(Ok(point)) => return Ok(point.term),
             Ok(Err(Refused::NotLeader { .. })) => {
                 let leader = hold.leader().await?;
-                hold.after(leader).await?;
+                hold.after(leader, Miss::NotLeading).await?;
             }
             // A read has no effect, so leadership that was lost meanwhile is only another attempt.
-            Ok(Err(Refused::Unknown)) => hold.after(context.handle.node()).await?,
+            Ok(Err(Refused::Unknown)) => {
+                hold.after(context.handle.node(), Miss::NotLeading).await?;
+            }
             Ok(Err(refused)) => return Err(refused_read(&refused)),
             Err(_) => return Err(hold.no_leader()),
         }

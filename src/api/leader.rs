@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use crate::api::answers::{LeaderAnswer, ResignAnswer, ResignRequest, ResourceStatus};
 use crate::api::fields::{bad_request, consistency_word, json, query, quoted_number, single};
-use crate::api::forward::{Attempt, Effect, Hold, refused_write, unknown};
+use crate::api::forward::{Attempt, Effect, Hold, Miss, refused_write, unknown};
 use crate::api::{Caller, Inner};
 use crate::clock;
 use crate::driver::handle::{Refused, Transferred};
@@ -111,7 +111,7 @@ pub(super) async fn resign(
         };
         match attempt {
             Attempt::Done(response) => return Ok(response),
-            Attempt::NotThere => hold.after(leader).await?,
+            Attempt::Missed(miss) => hold.after(leader, miss).await?,
         }
     }
 }
@@ -138,7 +138,7 @@ async fn resign_here(
             let answer = ResignAnswer { from_term, to, term, pause_ms: millis(pause) };
             Ok(Attempt::Done(json(StatusCode::OK, &answer)))
         }
-        Err(Refused::NotLeader { .. }) => Ok(Attempt::NotThere),
+        Err(Refused::NotLeader { .. }) => Ok(Attempt::Missed(Miss::NotLeading)),
         Err(Refused::Transfer(why)) => Err(not_transferred(why)),
         Err(refused) => Err(refused_write(&refused)),
     }

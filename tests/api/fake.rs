@@ -43,6 +43,8 @@ pub enum Proposals {
     Apply,
     /// Says no.
     Refuse(Refused),
+    /// Says no, and applies the next.
+    RefuseOnce(Refused),
     /// Answers this for the next entry, without an effect.
     Answer(Answer),
     /// Never answers.
@@ -271,6 +273,10 @@ impl Shared {
         match world.proposals.clone() {
             Proposals::Apply => {}
             Proposals::Refuse(refused) => return drop(reply.send(Err(refused))),
+            Proposals::RefuseOnce(refused) => {
+                world.proposals = Proposals::Apply;
+                return drop(reply.send(Err(refused)));
+            }
             Proposals::Answer(answer) => {
                 let (index, term) = (LogIndex(world.index + 1), Term(world.term));
                 return drop(reply.send(Ok(Applied { index, term, answer })));

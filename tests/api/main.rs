@@ -514,6 +514,66 @@ async fn a_write_that_never_reached_the_leader_is_tried_again_and_then_refused()
     assert_eq!(written.status(), 201, "a new leader takes it");
 }
 
+/// What a leader says of a proposal while it hands leadership over.
+const HANDING_OVER: Proposals = Proposals::Refuse(Refused::NotLeader { leader: None });
+
+#[tokio::test]
+async fn a_write_during_a_transfer_waits_for_the_next_leader() {
+    for node in [1, 3] {
+        let cluster = Cluster::led_by(1);
+        cluster.on_propose(HANDING_OVER);
+        let (written, ()) = tokio::join!(cluster.put(node, "k", &[], "v"), async {
+            // The length of the transfer; several attempts fit.
+            tokio::time::sleep(LIMITS.hold / 4).await;
+            assert!(cluster.proposals() > 1, "it was tried again");
+            cluster.on_propose(Proposals::Apply);
+            cluster.elect(Some(2));
+        });
+        assert_eq!(written.status(), 201, "through node {node}");
+        assert_eq!(place(&written), (Some("1"), Some("8"), Some("\"1\"")), "once, in the new term");
+    }
+}
+
+#[tokio::test]
+async fn a_write_during_a_transfer_that_comes_to_nothing_is_written_by_the_leader_that_stays() {
+    let cluster = Cluster::led_by(1);
+    cluster.on_propose(HANDING_OVER);
+    let (written, ()) = tokio::join!(cluster.put(1, "k", &[], "v"), async {
+        // The length of the transfer.
+        tokio::time::sleep(LIMITS.hold / 4).await;
+        cluster.on_propose(Proposals::Apply);
+    });
+    assert_eq!((written.status(), place(&written).1), (StatusCode::CREATED, Some("7")));
+}
+
+#[tokio::test]
+async fn a_transfer_without_an_end_is_no_leader_and_only_after_the_hold_time() {
+    for node in [1, 3] {
+        let cluster = Cluster::led_by(1);
+        cluster.on_propose(HANDING_OVER);
+        let start = tokio::time::Instant::now();
+        let refused = cluster.put(node, "k", &[], "v").await;
+        assert!(start.elapsed() >= LIMITS.hold, "it waited for a leader at node {node}");
+        assert_problem(&refused, 503, "no-leader", Some("not-applied"));
+        assert_eq!(field(&refused, "retry-after"), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_was_held_is_not_proposed_again_after_it_may_have_been_written() {
+    for node in [1, 3] {
+        let cluster = Cluster::led_by(1);
+        cluster.on_propose(HANDING_OVER);
+        let (refused, ()) = tokio::join!(cluster.put(node, "k", &[], "v"), async {
+            // The length of the transfer.
+            tokio::time::sleep(LIMITS.hold / 4).await;
+            cluster.on_propose(Proposals::RefuseOnce(Refused::Unknown));
+        });
+        assert_problem(&refused, 500, "outcome-unknown", Some("unknown"));
+        assert_eq!(cluster.get(2, "/registry/keys/k").await.status(), 404, "a second one would be applied");
+    }
+}
+
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_unknown_and_not_sent_again() {
     let cluster = Cluster::led_by(1);
@@ -539,7 +599,7 @@ async fn two_nodes_that_point_at_each_other_end_in_an_answer() {
     let cluster = Cluster::led_by(1);
     cluster.confuse();
     let refused = cluster.put(2, "k", &[], "v").await;
-    assert_problem(&refused, 503, "leader-unreachable", Some("not-applied"));
+    assert_problem(&refused, 503, "no-leader", Some("not-applied"));
     assert!(cluster.hops() < 1_000, "each attempt is one hop: {}", cluster.hops());
 }
 
