@@ -7,7 +7,8 @@
 //! - `linearizable`: before it, a read position is confirmed and applied here; works on any node.
 //! - `lease`: after it, the lease must still hold (M22: look first, then ask). At a follower the
 //!   request goes to the leader. Without a valid lease the leader confirms a position instead: the
-//!   same promise, one round slower.
+//!   same promise, one round slower. With `lease_reads = false` every such read is confirmed like a
+//!   linearizable one.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -252,7 +253,7 @@ async fn read<T>(
     request: &Request<Bytes>,
     look: impl Fn(&Machine) -> T,
 ) -> Result<Read<T>, Refusal> {
-    let consistency = fields::consistency(request.headers())?;
+    let consistency = fields::consistency(request.headers())?.served(context.lease_reads);
     let min_index = fields::min_index(request.headers())?;
     let hold = Hold::new(context, caller, Effect::Read);
     match consistency {

@@ -25,9 +25,10 @@ use crate::raft::effect::TransferRefusal;
 use crate::time::{Duration, Instant};
 
 /// `GET /leader`. As asked: from what this node knows (`stale`, the default), only under a valid
-/// lease, or confirmed with a quorum.
+/// lease, or confirmed with a quorum, as is what asks for the lease where lease reads are off.
 pub(super) async fn show(context: &Inner, uri: &Uri) -> Result<Response<Bytes>, Problem> {
     let wanted = query(uri, "consistency")?.map(|word| consistency_word(&word)).transpose()?;
+    let wanted = wanted.map(|wanted| wanted.served(context.lease_reads));
     let confirmed = match wanted {
         Some(Consistency::Linearizable) => Some(confirm(context).await?),
         _ => None,

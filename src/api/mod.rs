@@ -85,6 +85,8 @@ pub struct ApiContext {
     pub metrics: Metrics,
     /// What calls that change something must carry.
     pub token: Option<Token>,
+    /// Whether a read may be served under the lease alone.
+    pub lease_reads: bool,
     /// The way to the other nodes' APIs.
     pub remote: Remote,
     /// What status answers show of the settings.
@@ -128,6 +130,7 @@ struct Inner {
     resources: Arc<dyn Fn() -> Vec<ResourceStatus> + Send + Sync>,
     metrics: Metrics,
     token: Option<Token>,
+    lease_reads: bool,
     remote: Remote,
     config_summary: serde_json::Value,
     limits: Limits,
@@ -161,7 +164,8 @@ impl Api {
 
     /// The same, with other limits.
     pub fn with_limits(context: ApiContext, limits: Limits) -> Self {
-        let ApiContext { handle, cluster, resources, metrics, token, remote, config_summary } = context;
+        let ApiContext { handle, cluster, resources, metrics, token, lease_reads, remote, config_summary } =
+            context;
         let ids = RequestIds::new(handle.node());
         Self(Arc::new(Inner {
             handle,
@@ -169,6 +173,7 @@ impl Api {
             resources,
             metrics,
             token,
+            lease_reads,
             remote,
             config_summary,
             limits,

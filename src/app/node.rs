@@ -129,6 +129,7 @@ fn start_edges(
         resources: Arc::new(move || gates.snapshot().into_iter().map(shown).collect()),
         metrics: metrics.clone(),
         token: config.token.clone(),
+        lease_reads: config.raft.lease_reads,
         remote: Arc::new(move |node, request| {
             let door = door.clone();
             Box::pin(async move { door.call(node, request).await })

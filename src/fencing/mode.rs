@@ -47,8 +47,29 @@ impl Consistency {
         }
     }
 
+    /// How a read that asks for this is served: where lease reads are not offered, a quorum confirms it
+    /// instead, and a stronger read keeps the weaker promise.
+    pub const fn served(self, lease_reads: bool) -> Self {
+        match self {
+            Self::Lease if !lease_reads => Self::Linearizable,
+            asked => asked,
+        }
+    }
+
     /// Reads the word; `None` for any other.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Linearizable, Self::Lease, Self::Stale].into_iter().find(|c| c.name() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Consistency::{Lease, Linearizable, Stale};
+
+    #[test]
+    fn without_lease_reads_a_quorum_confirms_what_the_lease_would() {
+        let all = [Linearizable, Lease, Stale];
+        assert_eq!(all.map(|asked| asked.served(true)), all);
+        assert_eq!(all.map(|asked| asked.served(false)), [Linearizable, Linearizable, Stale]);
     }
 }

@@ -92,15 +92,20 @@ fn member(id: u64) -> Member {
 impl Cluster {
     /// Without a token.
     pub fn led_by(leader: u64) -> Self {
-        Self::new(leader, None)
+        Self::new(leader, None, true)
+    }
+
+    /// Led by node 1, with `lease_reads = false`.
+    pub fn without_lease_reads() -> Self {
+        Self::new(1, None, false)
     }
 
     /// Led by node 1, with a token.
     pub fn guarded() -> Self {
-        Self::new(1, Some(Token::new(TOKEN)))
+        Self::new(1, Some(Token::new(TOKEN)), true)
     }
 
-    fn new(leader: u64, token: Option<Token>) -> Self {
+    fn new(leader: u64, token: Option<Token>, lease_reads: bool) -> Self {
         let node = |id| Node {
             leadership: watch::Sender::new(Arc::new(Leadership::unknown(NodeId(id)))),
             machine: Arc::new(RwLock::new(Machine::new((1..=3).map(member).collect()))),
@@ -111,7 +116,7 @@ impl Cluster {
             nodes: (1..=3).map(|id| (id, node(id))).collect(),
             apis: OnceLock::new(),
         });
-        let apis = (1..=3).map(|id| (id, start(&shared, id, token.clone()))).collect();
+        let apis = (1..=3).map(|id| (id, start(&shared, id, token.clone(), lease_reads))).collect();
         assert!(shared.apis.set(apis).is_ok());
         let cluster = Self(shared);
         cluster.elect(Some(leader));
@@ -197,7 +202,7 @@ impl Cluster {
     }
 }
 
-fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>) -> Api {
+fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>, lease_reads: bool) -> Api {
     let (requests, inbox) = mpsc::channel(64);
     let node = &shared.nodes[&id];
     let handle = Handle::new(NodeId(id), requests, node.leadership.subscribe(), Arc::clone(&node.machine));
@@ -212,6 +217,7 @@ fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>) -> Api {
         resources: Arc::new(resources),
         metrics: Metrics::new(),
         token,
+        lease_reads,
         remote: remote(Arc::clone(shared), id),
         config_summary: serde_json::json!({"heartbeat_interval_ms": 50}),
     };

@@ -440,6 +440,26 @@ async fn a_lease_read_asks_no_quorum_and_falls_back_to_one() {
 }
 
 #[tokio::test]
+async fn without_lease_reads_a_quorum_confirms_what_the_lease_would() {
+    let cluster = Cluster::without_lease_reads();
+    cluster.put(1, "k", &[], "v").await;
+    let lease = [("termgate-consistency", "lease")];
+    for node in [1, 2] {
+        let (reads, hops) = (cluster.reads(), cluster.hops());
+        assert_eq!(cluster.call(node, Method::GET, "/registry/keys/k", &lease).await.body(), "v");
+        let list = cluster.call(node, Method::GET, "/registry/keys", &lease).await;
+        assert_eq!(parsed::<KeyList>(&list).keys.len(), 1);
+        assert_eq!(cluster.get(node, "/leader?consistency=lease").await.status(), 200);
+        assert_eq!((cluster.reads() - reads, cluster.hops() - hops), (3, 0), "at node {node}");
+    }
+    cluster.refuse_reads(true);
+    assert_eq!(cluster.call(1, Method::GET, "/registry/keys/k", &lease).await.status(), 503);
+    assert_problem(&cluster.get(1, "/leader?consistency=lease").await, 503, "no-leader", None);
+    let stale = [("termgate-consistency", "stale")];
+    assert_eq!(cluster.call(1, Method::GET, "/registry/keys/k", &stale).await.body(), "v");
+}
+
+#[tokio::test]
 async fn a_linearizable_read_asks_exactly_once() {
     let cluster = Cluster::led_by(1);
     cluster.put(1, "k", &[], "v").await;
