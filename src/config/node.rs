@@ -112,7 +112,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
     let listen = read_listen(root, member.as_ref(), auth.is_some());
     let tls = tls(root, "node-1");
     let raft = read_raft(root, own.as_ref().map_or(NodeId::ZERO, |own| own.id));
-    let routes = read_routes(root);
+    let routes = read_routes(root, raft.lease_reads);
     let (own, cluster, auth) = (own?, cluster?, auth.unwrap_or_default());
     let zone = own.zone.or(member?.zone);
     Some(NodeConfig {
@@ -305,8 +305,9 @@ fn read_raft(root: &mut Section<'_>, id: NodeId) -> Config {
     config
 }
 
-fn read_routes(root: &mut Section<'_>) -> Vec<Route> {
-    let routes: Vec<Route> = root.sections("route").into_iter().filter_map(read_route).collect();
+fn read_routes(root: &mut Section<'_>, lease_reads: bool) -> Vec<Route> {
+    let sections = root.sections("route").into_iter();
+    let routes: Vec<Route> = sections.filter_map(|route| read_route(route, lease_reads)).collect();
     let mut names = BTreeSet::new();
     let mut matches = BTreeSet::new();
     for route in &routes {
@@ -320,7 +321,7 @@ fn read_routes(root: &mut Section<'_>) -> Vec<Route> {
     routes
 }
 
-fn read_route(mut route: Section<'_>) -> Option<Route> {
+fn read_route(mut route: Section<'_>, lease_reads: bool) -> Option<Route> {
     let name = route.required("name", "\"orders\"", value::name);
     if !route.has("match") {
         route.error("match", "is missing; set it, such as match = { path_prefix = \"/\" }");
@@ -333,6 +334,10 @@ fn read_route(mut route: Section<'_>) -> Option<Route> {
     let fence = route.required("fence", "\"enforced\"", value::fence);
     let reads = route.optional("reads", value::consistency).unwrap_or(Consistency::Linearizable);
     let hold_timeout = route.optional("hold_timeout_ms", value::millis).unwrap_or(HOLD_TIMEOUT);
+    if reads.served(lease_reads) != reads {
+        let mend = "set raft.lease_reads = true, or reads = \"linearizable\" here";
+        route.warn("reads", format!("lease reads are off, so a quorum confirms each read; {mend}"));
+    }
     if fence == Some(FenceMode::Drain) {
         route.warn("fence", "drain is best effort: a write of an old leader may still commit late");
     }

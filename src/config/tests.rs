@@ -182,6 +182,20 @@ fn an_even_or_large_cluster_is_warned_about_and_allowed() {
 }
 
 #[test]
+fn a_route_that_wants_lease_reads_where_they_are_off_is_warned_about() {
+    let lease = replaced("reads = \"linearizable\"", "reads = \"lease\"");
+    assert_eq!(node(&lease, &[]).unwrap().warnings, []);
+    let off = [("TERMGATE_RAFT__LEASE_READS", "false")];
+    assert_eq!(node(NODE, &off).unwrap().warnings, []);
+    let warnings = node(&lease, &off).unwrap().warnings;
+    assert_eq!(
+        issue::lines(&warnings),
+        "warning: node.toml: route[0].reads: lease reads are off, so a quorum confirms each read; \
+         set raft.lease_reads = true, or reads = \"linearizable\" here"
+    );
+}
+
+#[test]
 fn timing_that_breaks_the_lease_is_refused() {
     let (keys, all) = complaints(&replaced("= [150, 300]", "= [60, 300]"), &[]);
     assert_eq!(keys, ["raft"], "{all}");
