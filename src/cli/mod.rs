@@ -26,9 +26,13 @@ use crate::cli::client::ClientError;
 /// Where the API of a node on this machine is, unless said otherwise.
 const DEFAULT_API: &str = "http://127.0.0.1:9090";
 
+/// How a command can end; see [`Failure`].
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration, \
+                           69 no cluster reachable, 75 the leadership that was meant has moved on";
+
 /// A fencing-aware resource proxy with an embedded leader election.
 #[derive(Debug, Parser)]
-#[command(name = "termgate", version, about, max_term_width = 100)]
+#[command(name = "termgate", version, about, after_help = EXIT_STATUS, max_term_width = 100)]
 pub struct Cli {
     /// How log lines look; RUST_LOG chooses which there are
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
@@ -197,7 +201,7 @@ pub struct ResignArgs {
     /// Why, for the node's log
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Only when this is still the term
+    /// Only when this is still the term; otherwise nothing is done, and the exit status is 75
     #[arg(long, value_name = "TERM")]
     pub if_term: Option<u64>,
     /// The token of [api.auth]
@@ -217,7 +221,7 @@ pub enum Failure {
     /// No node of the cluster could be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// Leadership was lost.
+    /// The leadership that the command was about has moved on by itself.
     #[error("{0}")]
     LeadershipLost(String),
 }

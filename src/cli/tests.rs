@@ -79,8 +79,10 @@ fn failures_have_the_exit_statuses_of_the_contract() {
         (Failure::Unreachable(text()), 69),
         (Failure::LeadershipLost(text()), 75),
     ];
+    let help = Cli::command().render_help().to_string();
     for (failure, status) in all {
         assert_eq!(failure.exit_status(), status);
+        assert!(help.contains(&format!(" {status} ")), "{help}");
     }
 }
 
@@ -250,6 +252,24 @@ async fn nobody_there_is_status_69_and_no_leader_is_status_1() {
     let failure = Failure::from(asked.unwrap_err());
     assert_eq!(failure.exit_status(), 1, "{failure}");
     assert!(failure.to_string().contains("no leader is known"), "{failure}");
+}
+
+#[test]
+fn a_resignation_of_a_leadership_that_has_moved_on_is_status_75() {
+    // The tool makes a runtime of its own; the nodes need another.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let resign = |status, content| {
+        let (api, _) = runtime.block_on(node(status, content));
+        let line = format!("termgate resign --if-term 7 --api {api} --api {api}");
+        let Ok(Command::Tool(tool)) = parse(&line) else { panic!("{line}") };
+        tool.run().unwrap_err()
+    };
+    let moved_on = r#"{"detail": "If-Match names \"7\", and the term is 8", "outcome": "not-applied"}"#;
+    let failure = resign(412, moved_on);
+    assert_eq!(failure.exit_status(), 75, "{failure}");
+    assert!(failure.to_string().contains("the term is 8"), "{failure}");
+    assert_eq!(resign(409, r#"{"detail": "nobody is caught up"}"#).exit_status(), 1);
+    assert_eq!(resign(500, IN_DOUBT).exit_status(), 1);
 }
 
 #[tokio::test]

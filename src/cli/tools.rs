@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::answers::ResignRequest;
 use crate::certs;
-use crate::cli::client::{self, Call};
+use crate::cli::client::{self, Call, ClientError};
 use crate::cli::{Certs, ClientArgs, Failure, IssueArgs, ResignArgs, Tool, show};
 use crate::config::issue::lines;
 use crate::config::{AnyConfig, load_any};
@@ -50,8 +50,17 @@ async fn resign(args: &ResignArgs) -> Result<String, Failure> {
         token: args.token.clone(),
         if_match: args.if_term.map(|term| format!("\"{term}\"")),
     };
-    let answer = client::ask(&args.client.api, &call).await?;
+    let answer = client::ask(&args.client.api, &call).await.map_err(not_resigned)?;
     print(&args.client, &answer, show::resigned)
+}
+
+/// The only precondition of a resignation is the term that it names: that leadership is over, and no
+/// later leader was asked to hand over.
+fn not_resigned(error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused { status: 412, .. } => Failure::LeadershipLost(error.to_string()),
+        other => other.into(),
+    }
 }
 
 fn print<T: DeserializeOwned>(args: &ClientArgs, answer: &Bytes, show: Show<T>) -> Result<String, Failure> {
