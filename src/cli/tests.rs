@@ -290,9 +290,10 @@ fn check_reports_every_error_with_status_2_and_praises_what_is_right() {
     assert_eq!((failure.exit_status(), failure.to_string().lines().count()), (2, 8), "{failure}");
     let text = include_str!("../../docs/guard.toml").replace("certs/", &format!("{}/", dir.path().display()));
     std::fs::write(&file, text).unwrap();
-    for name in ["ca.pem", "guard-orders.pem", "guard-orders.key"] {
-        std::fs::write(dir.path().join(name), "").unwrap();
-    }
+    assert_eq!(check().unwrap_err().to_string().lines().count(), 3, "no certificates yet");
+    crate::certs::init("orders", dir.path()).unwrap();
+    let guard = crate::transport::identity::Subject::Guard("orders".into());
+    crate::certs::issue(dir.path(), &guard, dir.path(), &[]).unwrap();
     assert!(check().unwrap().ends_with("is right: guard of orders in cluster orders\n"));
 }
 

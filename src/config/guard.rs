@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::section::Section;
-use crate::config::{TlsFiles, tls, value};
+use crate::config::{TlsFiles, files, value};
 use crate::fencing::mode::FenceMode;
 use crate::time::Duration;
+use crate::transport::identity::Identity;
 
 /// How long a raise waits for older writes to end before they are cut off.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,13 +39,15 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GuardConfig> {
     let backend = guard.required("backend", "\"http://127.0.0.1:8000\"", value::backend);
     let resource = guard.required("resource", "\"orders\"", value::name);
     let mode = guard.optional("mode", value::verifier_mode).unwrap_or(FenceMode::Enforced);
-    let data_dir = guard.required("data_dir", "\"data/guard\"", |given| given.text().map(PathBuf::from));
+    let data_dir = guard.required("data_dir", "\"data/guard\"", files::path);
     let cluster = guard.required("cluster", "\"orders\"", value::cluster);
     let raise_timeout = guard.optional("raise_timeout_ms", value::millis).unwrap_or(RAISE_TIMEOUT);
     guard.finish();
     // Without certificates anybody who can connect could raise the fence.
     let exposed = listen.is_none_or(|address: SocketAddr| !address.ip().is_loopback());
-    let tls = if root.has("tls") || exposed { tls(root, "guard").map(Some) } else { Some(None) };
+    let objection = |found: &Identity| cluster.as_deref().and_then(|cluster| other_cluster(cluster, found));
+    let tls =
+        if root.has("tls") || exposed { files::tls(root, "guard", objection).map(Some) } else { Some(None) };
     Some(GuardConfig {
         listen: listen?,
         backend: backend?,
@@ -55,4 +58,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GuardConfig> {
         raise_timeout,
         tls: tls?,
     })
+}
+
+/// A guard lets in who has a certificate of its own certificate's cluster.
+fn other_cluster(cluster: &str, found: &Identity) -> Option<String> {
+    let mend = "compare [tls] with guard.cluster";
+    (found.cluster != cluster).then(|| format!("the certificate names {found}, of another cluster; {mend}"))
 }

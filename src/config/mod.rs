@@ -2,8 +2,9 @@
 //!
 //! Reading goes in three steps, each in its own file, and none of them stops at the first mistake:
 //! the text becomes a table, [`environment`] lays `TERMGATE_<SECTION>__<KEY>` over it, and `node` or
-//! `guard` takes the keys out one by one ([`section`]) and checks what they mean together. An error
-//! names the file or the variable, the key, and the mend; the program fails once, with all of them.
+//! `guard` takes the keys out one by one ([`section`]), looks at the files that they name ([`files`]),
+//! and checks what they mean together. An error names the file or the variable, the key, and the mend;
+//! the program fails once, with all of them.
 //!
 //! Relative paths start at the current directory of the process, as in a shell, no matter whether
 //! they stand in the file or in a variable.
@@ -14,10 +15,12 @@
 //! | `environment` | settings from the environment |
 //! | `section` | reads one table, reports every unknown key |
 //! | `value` | the kinds of values |
+//! | `files` | the files that a configuration names |
 //! | `node` | `termgate node` |
 //! | `guard` | `termgate guard` |
 
 mod environment;
+mod files;
 pub mod guard;
 pub mod issue;
 pub mod node;
@@ -28,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
-use crate::api::auth::Token;
+use crate::config::files::Files;
 use crate::config::issue::{Checked, Invalid, Issue, Issues};
 use crate::config::section::{Section, Source};
 
@@ -61,20 +64,13 @@ pub enum AnyConfig {
 /// Reads and checks the configuration of a node, with the environment over it and the files that it
 /// names.
 pub fn load_node(path: &Path) -> Result<Checked<NodeConfig>, Invalid> {
-    let text = read(path)?;
-    let mut checked = parse_node(&path.display().to_string(), &text, settings())?;
-    checked.config.token = take_token(path, &checked.config)?;
-    require_files(path, &checked.config.tls)?;
-    Ok(checked)
+    parse(&path.display().to_string(), &read(path)?, settings(), Files::Opened, node::read)
 }
 
 /// Reads and checks the configuration of a guard, with the environment over it and the files that it
 /// names.
 pub fn load_guard(path: &Path) -> Result<Checked<GuardConfig>, Invalid> {
-    let text = read(path)?;
-    let checked = parse_guard(&path.display().to_string(), &text, settings())?;
-    checked.config.tls.as_ref().map_or(Ok(()), |tls| require_files(path, tls))?;
-    Ok(checked)
+    parse(&path.display().to_string(), &read(path)?, settings(), Files::Opened, guard::read)
 }
 
 /// Reads and checks either; a `[guard]` section tells which.
@@ -96,7 +92,7 @@ pub fn parse_node(
     text: &str,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Checked<NodeConfig>, Invalid> {
-    parse(file, text, variables, node::read)
+    parse(file, text, variables, Files::Unseen, node::read)
 }
 
 /// Checks the text of a guard's configuration, as [`parse_node`] does.
@@ -105,13 +101,14 @@ pub fn parse_guard(
     text: &str,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Checked<GuardConfig>, Invalid> {
-    parse(file, text, variables, guard::read)
+    parse(file, text, variables, Files::Unseen, guard::read)
 }
 
 fn parse<T>(
     file: &str,
     text: &str,
     variables: impl IntoIterator<Item = (String, String)>,
+    files: Files,
     read: impl FnOnce(&mut Section<'_>) -> Option<T>,
 ) -> Result<Checked<T>, Invalid> {
     let mut table = text.parse::<Table>().map_err(|e| whole_file(file, e.to_string().trim_end()))?;
@@ -120,7 +117,7 @@ fn parse<T>(
     for (variable, reason) in misfits {
         issues.add(Issue { origin: variable, key: String::new(), text: reason, warning: false });
     }
-    let source = Source { file, origins: &origins, issues: &issues };
+    let source = Source { file, files, origins: &origins, issues: &issues };
     let mut root = Section::new(&source, String::new(), table);
     let config = read(&mut root);
     root.finish();
@@ -137,53 +134,14 @@ fn read(path: &Path) -> Result<String, Invalid> {
 }
 
 fn whole_file(file: &str, text: &str) -> Invalid {
-    Invalid(vec![error(file, "", text)])
-}
-
-fn error(file: &str, key: &str, text: &str) -> Issue {
-    Issue { origin: file.to_owned(), key: key.to_owned(), text: text.to_owned(), warning: false }
+    let (origin, key, text) = (file.to_owned(), String::new(), text.to_owned());
+    Invalid(vec![Issue { origin, key, text, warning: false }])
 }
 
 /// The variables of the process. Those that are not UTF-8 can't be settings.
 fn settings() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-fn take_token(path: &Path, config: &NodeConfig) -> Result<Option<Token>, Invalid> {
-    let Some(file) = &config.token_file else { return Ok(config.token.clone()) };
-    let found = std::fs::read_to_string(file).map(|text| text.trim().to_owned());
-    let wrong = |text: &str| Invalid(vec![error(&path.display().to_string(), "api.auth.token_file", text)]);
-    match found {
-        Ok(secret) if secret.is_empty() => Err(wrong("the file is empty; write the token into it")),
-        Ok(secret) => Ok(Some(Token::new(secret))),
-        Err(e) => Err(wrong(&format!("{}: {e}", file.display()))),
-    }
-}
-
-/// Reports each certificate file that can't be opened.
-fn require_files(path: &Path, tls: &TlsFiles) -> Result<(), Invalid> {
-    let files = [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)];
-    let issues: Vec<Issue> = files
-        .into_iter()
-        .filter_map(|(key, file)| {
-            let e = std::fs::File::open(file).err()?;
-            let mend = "make it with `termgate certs init` and `termgate certs issue`";
-            Some(error(&path.display().to_string(), key, &format!("{}: {e}; {mend}", file.display())))
-        })
-        .collect();
-    if issues.is_empty() { Ok(()) } else { Err(Invalid(issues)) }
-}
-
-/// The `[tls]` section, the same for nodes and guards.
-fn tls(root: &mut Section<'_>, name: &str) -> Option<TlsFiles> {
-    let mut tls = root.section("tls");
-    let path = |given: section::Given| given.text().map(PathBuf::from);
-    let ca = tls.required("ca", "\"certs/ca.pem\"", path);
-    let cert = tls.required("cert", &format!("\"certs/{name}.pem\""), path);
-    let key = tls.required("key", &format!("\"certs/{name}.key\""), path);
-    tls.finish();
-    Some(TlsFiles { ca: ca?, cert: cert?, key: key? })
 }
 
 #[cfg(test)]

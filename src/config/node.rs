@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::api::auth::Token;
 use crate::config::section::{Given, Section};
-use crate::config::{TlsFiles, tls, value};
+use crate::config::{TlsFiles, files, value};
 use crate::fencing::mode::{Consistency, FenceMode};
 use crate::ids::NodeId;
 use crate::proxy::route::Route;
@@ -14,6 +14,8 @@ use crate::raft::config::Config;
 use crate::registry::command::Member;
 use crate::registry::limits::MEMBERS;
 use crate::time::Duration;
+use crate::transport::identity::Identity;
+use crate::transport::socket::TransportError;
 
 /// How long a request waits for a leader or an open gate, unless its route says otherwise: an
 /// election with the slowest default timers and a raise fit several times over.
@@ -42,8 +44,6 @@ pub struct NodeConfig {
     pub routes: Vec<Route>,
     /// What calls that change something must carry.
     pub token: Option<Token>,
-    /// Where `token` is read from, when it stands in a file.
-    pub token_file: Option<PathBuf>,
 }
 
 /// The local addresses.
@@ -84,49 +84,54 @@ impl NodeConfig {
     }
 }
 
-/// The `[node]` section.
+/// The `[node]` section, as far as it is right.
 struct Own {
-    id: NodeId,
-    data_dir: PathBuf,
+    id: Option<NodeId>,
+    data_dir: Option<PathBuf>,
     zone: Option<String>,
 }
 
-/// The `[cluster]` section.
+/// The `[cluster]` section, as far as it is right.
 struct Cluster {
-    name: String,
-    members: Vec<Member>,
+    name: Option<String>,
+    /// All of them.
+    members: Option<Vec<Member>>,
 }
 
 /// The `[api.auth]` section.
-#[derive(Default)]
 struct Auth {
     token: Option<Token>,
-    file: Option<PathBuf>,
 }
 
 pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
     let own = read_own(root);
     let cluster = read_cluster(root);
-    let member = own.as_ref().zip(cluster.as_ref()).and_then(|(own, cluster)| own_member(root, own, cluster));
+    let member = own_member(root, &own, cluster.members.as_deref());
     let auth = read_auth(root);
     let listen = read_listen(root, member.as_ref(), auth.is_some());
-    let tls = tls(root, "node-1");
-    let raft = read_raft(root, own.as_ref().map_or(NodeId::ZERO, |own| own.id));
+    let expected = own.id.zip(cluster.name.as_deref()).map(|(id, name)| Identity::of_node(name, id));
+    let tls = files::tls(root, "node-1", |found| expected.and_then(|expected| other_node(expected, found)));
+    let raft = read_raft(root, own.id.unwrap_or(NodeId::ZERO));
     let routes = read_routes(root, raft.lease_reads);
-    let (own, cluster, auth) = (own?, cluster?, auth.unwrap_or_default());
+    let (id, members) = (own.id?, cluster.members?);
     let zone = own.zone.or(member?.zone);
     Some(NodeConfig {
-        cluster: cluster.name,
-        data_dir: own.data_dir,
-        members: with_zone(cluster.members, own.id, zone.as_deref()),
+        cluster: cluster.name?,
+        data_dir: own.data_dir?,
+        members: with_zone(members, id, zone.as_deref()),
         zone,
         listen: listen?,
         tls: tls?,
         raft,
         routes,
-        token: auth.token,
-        token_file: auth.file,
+        token: auth.and_then(|auth| auth.token),
     })
+}
+
+/// The words of a start that finds out.
+fn other_node(expected: Identity, found: &Identity) -> Option<String> {
+    let (expected, found) = (expected.to_string(), found.to_string());
+    (found != expected).then(|| TransportError::Identity { expected, found }.to_string())
 }
 
 fn with_zone(mut members: Vec<Member>, id: NodeId, zone: Option<&str>) -> Vec<Member> {
@@ -136,13 +141,13 @@ fn with_zone(mut members: Vec<Member>, id: NodeId, zone: Option<&str>) -> Vec<Me
     members
 }
 
-fn read_own(root: &mut Section<'_>) -> Option<Own> {
+fn read_own(root: &mut Section<'_>) -> Own {
     let mut node = root.section("node");
     let id = node.required("id", "1", node_id);
-    let data_dir = node.required("data_dir", "\"data/node-1\"", |given| given.text().map(PathBuf::from));
+    let data_dir = node.required("data_dir", "\"data/node-1\"", files::path);
     let zone = node.optional("zone", value::name);
     node.finish();
-    Some(Own { id: id?, data_dir: data_dir?, zone })
+    Own { id, data_dir, zone }
 }
 
 fn node_id(given: Given) -> Result<NodeId, String> {
@@ -152,10 +157,11 @@ fn node_id(given: Given) -> Result<NodeId, String> {
     }
 }
 
-fn read_cluster(root: &mut Section<'_>) -> Option<Cluster> {
+fn read_cluster(root: &mut Section<'_>) -> Cluster {
     let mut cluster = root.section("cluster");
     let name = cluster.required("name", "\"orders\"", value::cluster);
-    if !cluster.has("members") {
+    let given = cluster.has("members");
+    if !given {
         cluster.error("members", "is missing; add a [[cluster.members]] section for each node");
     }
     let sections = cluster.sections("members");
@@ -165,7 +171,8 @@ fn read_cluster(root: &mut Section<'_>) -> Option<Cluster> {
     check_members(&cluster, &members);
     check_size(&cluster, count);
     cluster.finish();
-    Some(Cluster { name: name?, members }).filter(|cluster| cluster.members.len() == count)
+    let members = Some(members).filter(|members| given && members.len() == count);
+    Cluster { name, members }
 }
 
 fn read_member(mut member: Section<'_>) -> Option<Member> {
@@ -215,11 +222,11 @@ fn check_size(cluster: &Section<'_>, count: usize) {
     }
 }
 
-fn own_member(root: &Section<'_>, own: &Own, cluster: &Cluster) -> Option<Member> {
-    let found = cluster.members.iter().find(|member| member.id == own.id).cloned();
-    let Some(member) = found else {
-        let ids: Vec<String> = cluster.members.iter().map(|m| m.id.to_string()).collect();
-        root.error("node.id", format!("{} is not among cluster.members ({})", own.id, ids.join(", ")));
+fn own_member(root: &Section<'_>, own: &Own, members: Option<&[Member]>) -> Option<Member> {
+    let (id, members) = (own.id?, members?);
+    let Some(member) = members.iter().find(|member| member.id == id).cloned() else {
+        let ids: Vec<String> = members.iter().map(|m| m.id.to_string()).collect();
+        root.error("node.id", format!("{id} is not among cluster.members ({})", ids.join(", ")));
         return None;
     };
     if let (Some(a), Some(b)) = (&own.zone, &member.zone)
@@ -230,25 +237,37 @@ fn own_member(root: &Section<'_>, own: &Own, cluster: &Cluster) -> Option<Member
     Some(member)
 }
 
-/// `None` when there is no `[api.auth]`; an empty one when it is there and wrong.
+/// `None` when there is no `[api.auth]`; one without a token when it is there and wrong.
 fn read_auth(root: &mut Section<'_>) -> Option<Auth> {
     let mut api = root.section("api");
     let present = api.has("auth");
     let mut auth = api.section("auth");
     let token = auth.optional("token", Given::text);
-    let file = auth.optional("token_file", |given| given.text().map(PathBuf::from));
-    match (&token, &file) {
-        (Some(_), Some(_)) => auth.error("token_file", "token is set too; keep one of them"),
-        (None, None) if present => auth.error("token", "is missing; set token or token_file"),
-        (Some(secret), None) if secret.trim().is_empty() => auth.error("token", "is empty"),
-        (Some(secret), None) if secret.len() < TOKEN_BYTES => {
-            auth.warn("token", format!("has fewer than {TOKEN_BYTES} characters and can be guessed"));
+    let file = auth.optional("token_file", files::path);
+    let (key, secret) = match (token, file) {
+        (Some(_), Some(_)) => {
+            auth.error("token_file", "token is set too; keep one of them");
+            ("token", None)
+        }
+        (None, None) => {
+            if present {
+                auth.error("token", "is missing; set token or token_file");
+            }
+            ("token", None)
+        }
+        (None, Some(file)) => ("token_file", files::token(&auth, &file)),
+        (Some(secret), None) => ("token", Some(secret)),
+    };
+    match &secret {
+        Some(secret) if secret.trim().is_empty() => auth.error(key, "is empty"),
+        Some(secret) if secret.len() < TOKEN_BYTES => {
+            auth.warn(key, format!("has fewer than {TOKEN_BYTES} characters and can be guessed"));
         }
         _ => {}
     }
     auth.finish();
     api.finish();
-    present.then(|| Auth { token: token.map(Token::new), file })
+    present.then(|| Auth { token: secret.map(Token::new) })
 }
 
 /// The ports default to those of this node's entry in `cluster.members`.

@@ -7,12 +7,14 @@
 use toml::{Table, Value};
 
 use crate::config::environment::Origins;
+use crate::config::files::Files;
 use crate::config::issue::{Issue, Issues};
 
 /// Where issues go and what they are blamed on.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     pub(super) file: &'a str,
+    pub(super) files: Files,
     pub(super) origins: &'a Origins,
     pub(super) issues: &'a Issues,
 }
@@ -89,6 +91,11 @@ impl<'a> Section<'a> {
 
     pub(super) fn warn(&self, key: &str, text: impl Into<String>) {
         self.source.warn(&self.path(key), text);
+    }
+
+    /// Whether the files that it names are looked at.
+    pub(super) fn files(&self) -> Files {
+        self.source.files
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {

@@ -1,7 +1,11 @@
 use super::*;
+use crate::api::auth::Token;
+use crate::certs;
 use crate::fencing::mode::{Consistency, FenceMode};
 use crate::ids::NodeId;
 use crate::time::Duration;
+use crate::transport::credentials::Credentials;
+use crate::transport::identity::Subject;
 
 const NODE: &str = include_str!("../../docs/node.toml");
 const GUARD: &str = include_str!("../../docs/guard.toml");
@@ -232,18 +236,175 @@ fn a_syntax_error_names_the_line() {
     assert!(all.contains("line 2"), "{all}");
 }
 
+/// A directory with the certificates of two clusters and a place for a configuration.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    /// `orders/` and `others/`, each with an authority, nodes 1 and 2 and the guard `orders`.
+    fn new() -> Self {
+        let desk = Self(tempfile::tempdir().unwrap());
+        for cluster in ["orders", "others"] {
+            let dir = desk.0.path().join(cluster);
+            certs::init(cluster, &dir).unwrap();
+            for subject in [1, 2].map(|id| Subject::Node(NodeId(id))) {
+                certs::issue(&dir, &subject, &dir, &[]).unwrap();
+            }
+            certs::issue(&dir, &Subject::Guard("orders".into()), &dir, &[]).unwrap();
+        }
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a configuration, with each of `changes` made in it and `certs/` leading to `orders/`.
+    fn write(&self, text: &str, changes: &[(&str, &str)]) -> PathBuf {
+        let mut text = text.to_owned();
+        for (from, to) in changes {
+            assert!(text.contains(from), "the reference file has no {from:?}");
+            text = text.replacen(from, to, 1);
+        }
+        let dir = |name: &str| format!("\"{}/", self.path(name).display());
+        for (from, to) in [("\"certs/", "orders"), ("\"others/", "others")] {
+            text = text.replace(from, &dir(to));
+        }
+        let file = self.path("termgate.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+}
+
+/// The keys that are complained about, and the complaints.
+fn refused<T: std::fmt::Debug>(loaded: Result<Checked<T>, Invalid>) -> (Vec<String>, String) {
+    let issues = loaded.expect_err("the configuration is wrong").0;
+    (issues.iter().map(|issue| issue.key.clone()).collect(), issue::lines(&issues))
+}
+
 #[test]
 fn loading_looks_at_the_files_it_names() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("node.toml");
-    std::fs::write(&file, NODE.replace("certs/", &format!("{}/", dir.path().display()))).unwrap();
-    let keys: Vec<_> = load_node(&file).unwrap_err().0.into_iter().map(|issue| issue.key).collect();
-    assert_eq!(keys, ["tls.ca", "tls.cert", "tls.key"]);
+    let desk = Desk::new();
+    assert!(matches!(load_any(&desk.write(NODE, &[])).unwrap().config, AnyConfig::Node(_)));
+    let guard = desk.write(GUARD, &[]);
+    assert!(matches!(load_any(&guard).unwrap().config, AnyConfig::Guard(_)));
     for name in ["ca.pem", "node-1.pem", "node-1.key"] {
-        std::fs::write(dir.path().join(name), "").unwrap();
+        std::fs::remove_file(desk.path("orders").join(name)).unwrap();
     }
-    assert!(matches!(load_any(&file).unwrap().config, AnyConfig::Node(_)));
-    assert_eq!(load_node(&dir.path().join("none.toml")).unwrap_err().0.len(), 1);
+    let (keys, all) = refused(load_node(&desk.write(NODE, &[])));
+    assert_eq!(keys, ["tls.ca", "tls.cert", "tls.key"], "{all}");
+    assert!(all.contains("No such file"), "{all}");
+    assert_eq!(refused(load_node(&desk.path("none.toml"))).0, [""]);
+}
+
+#[test]
+fn the_text_the_token_and_the_certificates_are_complained_about_together() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("orders/node-1.key"), "no key").unwrap();
+    std::fs::remove_file(desk.path("orders/ca.pem")).unwrap();
+    let auth = "[api.auth]\ntoken_file = \"/nowhere/token\"\n[tls] ";
+    let changes = [
+        ("data_dir", "dta_dir"),
+        ("hop = \"10.0.0.1:8080\" ", "hop = \"no port\""),
+        ("[tls] ", auth),
+        ("node-1.pem", "node-2.pem"),
+        ("fence = \"enforced\"", "fence = \"strong\""),
+    ];
+    let (keys, all) = refused(load_node(&desk.write(NODE, &changes)));
+    let expected = [
+        "node.data_dir",
+        "node.dta_dir",
+        "cluster.members[0].hop",
+        "api.auth.token_file",
+        "tls.ca",
+        "tls.key",
+        "tls.cert",
+        "route[0].fence",
+    ];
+    assert_eq!(keys, expected, "{all}");
+    let changes = [("mode = \"enforced\"", "mode = \"drain\""), ("ca.pem", "none.pem")];
+    let (keys, all) = refused(load_guard(&desk.write(GUARD, &changes)));
+    assert_eq!(keys, ["guard.mode", "tls.ca"], "{all}");
+}
+
+#[test]
+fn each_mistake_in_the_certificates_is_named_with_its_key_and_mend() {
+    let desk = Desk::new();
+    let complaints = |changes: &[(&str, &str)]| {
+        let (keys, all) = refused(load_node(&desk.write(NODE, changes)));
+        (keys.join(" "), all)
+    };
+    let (keys, all) = complaints(&[("node-1.pem", "node-2.pem"), ("node-1.key", "node-2.key")]);
+    assert_eq!(keys, "tls.cert", "{all}");
+    assert!(
+        all.contains("names spiffe://orders/node/2 and the configuration spiffe://orders/node/1"),
+        "{all}"
+    );
+    let (keys, all) = complaints(&[("node-1.key", "node-2.key")]);
+    assert_eq!(keys, "tls.key", "{all}");
+    assert!(
+        all.contains("is not the key of") && all.contains("from the same `termgate certs issue`"),
+        "{all}"
+    );
+    let others = [("certs/node-1.pem", "others/node-1.pem"), ("certs/node-1.key", "others/node-1.key")];
+    let (keys, all) = complaints(&others);
+    assert_eq!(keys, "tls.cert tls.cert", "of another authority, and of another cluster: {all}");
+    let (keys, all) = complaints(&[("certs/node-1.pem", "others/node-1.pem")]);
+    assert_eq!(keys, "tls.cert tls.key tls.cert", "{all}");
+    for (name, key) in [("ca.pem", "tls.ca"), ("node-1.pem", "tls.cert"), ("node-1.key", "tls.key")] {
+        for text in ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let desk = Desk::new();
+            std::fs::write(desk.path("orders").join(name), text).unwrap();
+            let (keys, all) = refused(load_node(&desk.write(NODE, &[])));
+            assert_eq!(keys, [key], "{all}");
+        }
+    }
+}
+
+#[test]
+fn what_a_start_would_say_of_the_certificates_is_among_the_complaints() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("orders/none.pem"), "").unwrap();
+    let names = ["none.pem", "ca.pem", "node-1.pem", "node-2.key", "missing"];
+    for (cert, key) in names.iter().flat_map(|cert| names.map(|key| (*cert, key))) {
+        let file = desk.write(NODE, &[("node-1.pem", cert), ("node-1.key", key)]);
+        let path = |name| desk.path("orders").join(name);
+        let start = Credentials::load(&path("ca.pem"), &path(cert), &path(key)).expect_err("they don't fit");
+        let (_, all) = refused(load_node(&file));
+        let cause = start.to_string();
+        // A file that is not there is told in words of the configuration.
+        let cause =
+            cause.strip_prefix("cannot read ").and_then(|c| c.split_once(';')).map_or(&*cause, |c| c.0);
+        assert!(all.contains(cause), "{cert} {key}: {cause}\n{all}");
+    }
+}
+
+#[test]
+fn a_guard_of_another_cluster_is_refused() {
+    let desk = Desk::new();
+    let others = [
+        ("certs/ca.pem", "others/ca.pem"),
+        ("certs/guard-orders.pem", "others/guard-orders.pem"),
+        ("certs/guard-orders.key", "others/guard-orders.key"),
+    ];
+    let (keys, all) = refused(load_guard(&desk.write(GUARD, &others)));
+    assert_eq!(keys, ["tls.cert"], "{all}");
+    assert!(all.contains("spiffe://others/guard/orders, of another cluster; compare"), "{all}");
+}
+
+#[test]
+fn a_token_in_a_file_is_judged_like_any_other() {
+    let desk = Desk::new();
+    let token = desk.path("token");
+    let auth = format!("[api.auth]\ntoken_file = \"{}\"\n[tls] ", token.display());
+    let load = |text: &str| {
+        std::fs::write(&token, text).unwrap();
+        load_node(&desk.write(NODE, &[("[tls] ", &auth)]))
+    };
+    let loaded = load("a token that is long\n").unwrap();
+    assert_eq!((loaded.config.token, loaded.warnings), (Some(Token::new("a token that is long")), vec![]));
+    let warnings = load("short").unwrap().warnings;
+    assert_eq!((warnings.len(), warnings[0].key.as_str()), (1, "api.auth.token_file"));
+    assert_eq!(refused(load(" \n")).0, ["api.auth.token_file"]);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! TLS configurations are made once and ask [`Credentials`] at every handshake; after `reload` new
 //! connections use the new files and old connections go on with what they have (M21).
 
+mod inspect;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -21,6 +23,7 @@ use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub use self::inspect::{Inspection, Part};
 use crate::clock;
 use crate::transport::identity::{self, Identity, IdentityError};
 
@@ -168,16 +171,9 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 impl Loaded {
     fn read(paths: &Paths) -> Result<Self, TlsError> {
         let roots = Arc::new(read_roots(&paths.ca)?);
-        let chain = read_certificates(&paths.cert)?;
+        let Leaf { chain, identity, not_before, not_after } = Leaf::read(&paths.cert)?;
         let key = read_key(&paths.key)?;
         warn_if_readable_by_others(&paths.key);
-        let Some(leaf) = chain.first() else {
-            return Err(content(&paths.cert, "certificate", "the file is empty"));
-        };
-        let identity = identity::of_certificate(leaf)
-            .map_err(|source| TlsError::Identity { path: paths.cert.clone(), source })?;
-        let (not_before, not_after) = validity(leaf)
-            .ok_or_else(|| content(&paths.cert, "certificate", "its validity cannot be read"))?;
         warn_if_out_of_date(&paths.cert, not_before, not_after);
         let client_verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
             .build()
@@ -186,6 +182,30 @@ impl Loaded {
         let reset_key = reset_key(&key);
         let certified = Arc::new(certified_key(paths, chain, key)?);
         Ok(Self { identity, roots, certified, client_verifier, reset_key, not_after })
+    }
+}
+
+/// The certificate by itself.
+struct Leaf {
+    /// It, and its intermediates.
+    chain: Vec<CertificateDer<'static>>,
+    identity: Identity,
+    /// Seconds since 1970.
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Leaf {
+    fn read(path: &Path) -> Result<Self, TlsError> {
+        let chain = read_certificates(path)?;
+        let Some(leaf) = chain.first() else {
+            return Err(content(path, "certificate", "the file is empty"));
+        };
+        let identity = identity::of_certificate(leaf)
+            .map_err(|source| TlsError::Identity { path: path.to_owned(), source })?;
+        let (not_before, not_after) =
+            validity(leaf).ok_or_else(|| content(path, "certificate", "its validity cannot be read"))?;
+        Ok(Self { chain, identity, not_before, not_after })
     }
 }
 
