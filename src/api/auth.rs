@@ -23,11 +23,6 @@ impl Token {
             _ => false,
         }
     }
-
-    /// The value of the `Authorization` field.
-    pub fn field(&self) -> String {
-        format!("Bearer {}", self.0)
-    }
 }
 
 impl fmt::Debug for Token {
