@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pki::{Leaf, Pki, counted, half_open, hostile, until, within};
+use pki::{Leaf, Pki, counted, dial_with, half_open, hostile, hostile_config, until, within};
 use rcgen::ExtendedKeyUsagePurpose as Purpose;
 use termgate::ids::{Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
 use termgate::metrics::Metrics;
@@ -388,6 +388,21 @@ async fn refuses_another_protocol() {
         refusal_of(b.address(), alpn, Some(pki.forge(&Leaf::default()))).await;
         until("a refusal", || b.refused("protocol-version") == before + 1).await;
     }
+}
+
+/// W-1.
+#[tokio::test]
+async fn refuses_the_drafts_of_quic() {
+    let pki = Pki::new();
+    let b = Node::start(2, pki.node(2), &[(1, NOWHERE)]).await;
+    let mut config = hostile_config(ALPN, Some(pki.forge(&Leaf::default())));
+    for draft in 29..=34 {
+        config.version(0xff00_0000 + draft);
+        let end = within("an answer", dial_with(b.address(), config.clone())).await;
+        assert_eq!(end.unwrap_err(), quinn::ConnectionError::VersionMismatch, "draft {draft}");
+    }
+    config.version(1);
+    within("a connection", dial_with(b.address(), config)).await.unwrap();
 }
 
 fn leaf_named(uri: Option<&'static str>) -> Leaf {

@@ -17,6 +17,8 @@ use thiserror::Error;
 use crate::transport::credentials::{Credentials, TlsError};
 use crate::transport::tls;
 
+/// The only version of QUIC that is spoken (RFC 9000, W-1); quinn's default adds the drafts.
+const QUIC_VERSION: u32 = 1;
 /// Kernel buffer per socket and direction: a burst of appends or uploads must survive the time
 /// until the thread reads; Linux gives about 208 KiB otherwise.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -184,7 +186,7 @@ fn endpoint_config(profile: &Profile, credentials: &Credentials) -> EndpointConf
     let derived = hmac::sign(&credentials.loaded().reset_key, profile.name.as_bytes());
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())));
     // quinn's default ids carry a random key of the process, and what lacks it is dropped unseen.
-    config.cid_generator(|| Box::new(RandomIds));
+    config.cid_generator(|| Box::new(RandomIds)).supported_versions(vec![QUIC_VERSION]);
     config
 }
 

@@ -111,27 +111,25 @@ pub async fn hostile(
     alpn: &[u8],
     certificate: Option<(PathBuf, PathBuf)>,
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
-    let config = hostile_config(hostile_builder(), alpn, certificate);
+    dial_with(to, hostile_config(alpn, certificate)).await
+}
+
+/// The same with a configuration of one's own.
+pub async fn dial_with(
+    to: SocketAddr,
+    config: quinn::ClientConfig,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.connect_with(config, to, "termgate").unwrap().await
 }
 
-type Builder = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;
-
-fn hostile_builder() -> Builder {
+pub fn hostile_config(alpn: &[u8], certificate: Option<(PathBuf, PathBuf)>) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anything))
-}
-
-fn hostile_config(
-    builder: Builder,
-    alpn: &[u8],
-    certificate: Option<(PathBuf, PathBuf)>,
-) -> quinn::ClientConfig {
+        .with_custom_certificate_verifier(Arc::new(Anything));
     let mut config = match certificate {
         Some((certificate, key)) => {
             let chain = vec![CertificateDer::from_pem_slice(read(&certificate).as_bytes()).unwrap()];
@@ -150,7 +148,7 @@ pub async fn half_open(count: usize, alpn: &[u8]) -> (Vec<Vec<u8>>, Vec<quinn::C
     let nobody = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = nobody.local_addr().unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = hostile_config(hostile_builder(), alpn, None);
+    let config = hostile_config(alpn, None);
     let (mut found, mut open) = (Vec::new(), Vec::new());
     for _ in 0..count {
         open.push(endpoint.connect_with(config.clone(), to, "termgate").unwrap());
