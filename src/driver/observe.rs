@@ -5,9 +5,11 @@ use crate::clock;
 use crate::driver::cycle::Cycle;
 use crate::driver::fatal::Fatal;
 use crate::fencing::leadership::Leadership;
+use crate::ids::{LogIndex, NodeId};
 use crate::metrics::{Metrics, PeerLabel, RoleLabel};
 use crate::raft::config::Config;
 use crate::raft::effect::{Cause, Event, RoleKind};
+use crate::raft::view::PeerView;
 use crate::time::{Duration, Instant};
 
 /// How often the gauges that need a full view are refreshed: finer than any scrape.
@@ -26,6 +28,8 @@ pub struct Observer {
     /// When this node's campaign began.
     campaign_since: Option<Instant>,
     gauges_at: Instant,
+    /// The peers that have gauges now.
+    peers_shown: Vec<NodeId>,
 }
 
 impl Observer {
@@ -38,6 +42,7 @@ impl Observer {
             clocks: (clock::now(), clock::monotonic()),
             campaign_since: None,
             gauges_at: Instant::ZERO,
+            peers_shown: Vec::new(),
         }
     }
 
@@ -121,9 +126,21 @@ impl Observer {
         metrics.fsync_outstanding_ms.set(oldest_write.map_or(0, |since| millis(now.since(since))));
         let view = cycle.view();
         metrics.quorum_answer_age_ms.set(view.quorum_contact.map_or(-1, |at| millis(now.since(at))));
-        for peer in &view.peers {
+        self.peers(now, view.last_log.index, &view.peers);
+    }
+
+    /// A leader's peers; nobody else has any. What was last said of one that is gone would stand for
+    /// ever, and look like a peer that never falls behind.
+    fn peers(&mut self, now: Instant, last: LogIndex, peers: &[PeerView]) {
+        let metrics = &self.metrics;
+        if !self.peers_shown.iter().eq(peers.iter().map(|peer| &peer.id)) {
+            self.peers_shown = peers.iter().map(|peer| peer.id).collect();
+            metrics.peer_lag.clear();
+            metrics.peer_contact_age_ms.clear();
+        }
+        for peer in peers {
             let label = PeerLabel { peer: peer.id.0 };
-            let lag = view.last_log.index.0.saturating_sub(peer.match_index.0);
+            let lag = last.0.saturating_sub(peer.match_index.0);
             metrics.peer_lag.get_or_create(&label).set(signed(lag));
             let age = peer.last_contact.map_or(-1, |at| millis(now.since(at)));
             metrics.peer_contact_age_ms.get_or_create(&label).set(age);
@@ -137,4 +154,36 @@ fn signed(value: u64) -> i64 {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_have_gauges_only_while_this_node_leads_them() {
+        let metrics = Metrics::new();
+        let mut observer = Observer::new(metrics.clone(), &Config::new(NodeId(1)));
+        let peer = |id, at| PeerView {
+            id: NodeId(id),
+            life: None,
+            match_index: LogIndex(at),
+            next_index: LogIndex(at + 1),
+            last_contact: None,
+            commit_index: LogIndex(at),
+            last_applied: LogIndex(at),
+        };
+        let lines = || -> Vec<String> {
+            let page = metrics.render();
+            let of_peers = page.lines().filter(|line| line.contains("peer=")).map(str::to_owned);
+            of_peers.collect()
+        };
+        observer.peers(Instant::ZERO, LogIndex(9), &[peer(2, 9), peer(3, 4)]);
+        assert_eq!(lines().len(), 4, "{:?}", lines());
+        assert!(lines().contains(&"termgate_peer_lag_entries{peer=\"3\"} 5".to_owned()), "{:?}", lines());
+        observer.peers(Instant::ZERO, LogIndex(9), &[peer(2, 9)]);
+        assert_eq!(lines().len(), 2, "node 3 was removed: {:?}", lines());
+        observer.peers(Instant::ZERO, LogIndex(9), &[]);
+        assert_eq!(lines(), Vec::<String>::new(), "this node leads no more");
+    }
 }
