@@ -494,8 +494,27 @@ async fn a_removed_members_connections_close_at_once() {
     assert!(a.net.connected().is_empty());
     until("the end of b's connection", || !b.net.connected().contains(&NodeId(1))).await;
     assert!(start.elapsed() < Duration::from_secs(1), "it waited for the idle timeout");
+    // Both connections were in use, and b hears on both why they end.
+    until("the removed side's count", || b.refused_by_peer("removed") == 2).await;
+    // It tries again, but at the pace of one who was refused.
     until("a refusal", || a.refused("not-a-member") > 0).await;
+    assert!(start.elapsed() > Duration::from_millis(900), "it dialled again after {:?}", start.elapsed());
     until("the other side's count", || b.refused_by_peer("not-a-member") > 0).await;
+}
+
+/// Close code 0x00: nobody is to blame, and nobody has to wait.
+#[tokio::test]
+async fn an_end_and_a_new_address_are_no_removal() {
+    let pki = Pki::new();
+    let (a, b) = pair(&pki).await;
+    b.knows(&[(1, NOWHERE)]);
+    until("the end of the connection to the old address", || !b.net.connected().contains(&NodeId(1))).await;
+    b.knows(&[(1, &a.address().to_string())]);
+    b.connected_to(1).await;
+    a.connected_to(2).await;
+    within("the end", a.net.close()).await;
+    until("the end of b's connection", || b.net.connected().is_empty()).await;
+    assert_eq!(b.refused_by_peer("removed") + a.refused_by_peer("removed"), 0);
 }
 
 #[tokio::test]

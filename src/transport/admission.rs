@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::ids::NodeId;
-use crate::transport::refusal::{REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
+use crate::transport::refusal::{NO_MEMBER, REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
 
 /// Handshakes at once. Each costs two signatures; members need one each.
 const HANDSHAKES_MAX: usize = 64;
@@ -73,7 +73,7 @@ impl Door {
         state.members = members;
         for (node, connection) in &state.live {
             if !state.members.contains(node) {
-                connection.close(REMOVED, b"no member any more");
+                connection.close(REMOVED, NO_MEMBER);
             }
         }
     }

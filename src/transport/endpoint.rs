@@ -99,7 +99,13 @@ impl PeerNet {
     pub fn set_members(&self, members: BTreeMap<NodeId, String>) {
         self.door.set_members(members.keys().copied().filter(|id| *id != self.node).collect());
         let mut peers = self.peers();
-        peers.retain(|id, peer| members.get(id).is_some_and(|address| address == peer.link().address()));
+        peers.retain(|id, peer| match members.get(id) {
+            Some(address) => address == peer.link().address(),
+            None => {
+                peer.link().remove();
+                false
+            }
+        });
         for (id, address) in members {
             if id != self.node {
                 peers.entry(id).or_insert_with(|| {

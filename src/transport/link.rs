@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::ids::NodeId;
-use crate::transport::refusal::{CLOSED, REMOVED, Refusal, Refusals, node_of};
+use crate::transport::refusal::{CLOSED, NO_MEMBER, REMOVED, Refusal, Refusals, node_of};
 
 /// The first pause after a lost connection or a failed attempt.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ pub(crate) struct Dialer {
     pub(crate) refusals: Arc<Refusals>,
 }
 
-/// A connection that is kept up. Dropping it ends the connection.
+/// A connection that is kept up. Dropping it ends the connection, without blame.
 #[derive(Debug)]
 pub(crate) struct Link {
     address: String,
@@ -88,6 +88,14 @@ impl Link {
         }
     }
 
+    /// Tells the peer that it is no member any more. Dropped without this, it hears only that nobody
+    /// needs the connection: this process ends, or the peer has moved.
+    pub(crate) fn remove(&self) {
+        if let Some(connection) = self.connection.borrow().as_ref() {
+            connection.close(REMOVED, NO_MEMBER);
+        }
+    }
+
     /// The peer was seen alive: try now.
     pub(crate) fn nudge(&self) {
         self.nudge.notify_waiters();
@@ -98,7 +106,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
         if let Some(connection) = self.connection.borrow().as_ref() {
-            connection.close(REMOVED, b"no member any more");
+            connection.close(CLOSED, b"closing");
         }
     }
 }

@@ -58,14 +58,18 @@ pub(crate) const CLOSED: VarInt = VarInt::from_u32(0);
 /// A newer connection of the same node took this one's place. Whoever hears it while the
 /// connection was in use has a twin, so it is reported like a refusal.
 pub(crate) const SUPERSEDED: VarInt = VarInt::from_u32(1);
-/// The peer is no member any more. Unlike `NotAMember`, the connection was in use.
+/// The peer is no member any more. Unlike `NotAMember`, the connection was in use. The peer reports
+/// it like a refusal: the next one would be refused.
 pub(crate) const REMOVED: VarInt = VarInt::from_u32(2);
+/// What goes with it.
+pub(crate) const NO_MEMBER: &[u8] = b"no member any more; stop it, or add it to the cluster again";
 
 /// The codes that are sent only before anything on the connection was read.
 const AT_THE_DOOR: Range<u64> = 0x10..0x20;
 
-const NAMES: [(u32, &str); 10] = [
+const NAMES: [(u32, &str); 11] = [
     (0x01, "superseded"),
+    (0x02, "removed"),
     (0x10, "no-identity"),
     (0x11, "wrong-cluster"),
     (0x12, "not-a-node"),
