@@ -19,6 +19,7 @@ use termgate::time::Instant as ClusterInstant;
 use termgate::transport::codec;
 use termgate::transport::credentials::Credentials;
 use termgate::transport::endpoint::{PeerConfig, PeerNet};
+use termgate::transport::socket::TransportError;
 use tokio::sync::mpsc;
 
 const ALPN: &[u8] = b"termgate-raft/1";
@@ -54,7 +55,7 @@ impl Node {
             credentials,
             metrics: metrics.clone(),
         };
-        let net = PeerNet::start(config, sender).await.unwrap();
+        let net = within("a free address", wait_for_mesh(&config, &sender)).await;
         Self { net, inbox, metrics }
     }
 
@@ -80,6 +81,16 @@ impl Node {
 
     fn refused_by_peer(&self, reason: &str) -> u64 {
         counted(&self.metrics, "connection-by-peer", reason)
+    }
+}
+
+/// The tasks of a former life give their address free a moment after it has ended.
+async fn wait_for_mesh(config: &PeerConfig, inbound: &mpsc::Sender<Message>) -> PeerNet {
+    loop {
+        match PeerNet::start(config.clone(), inbound.clone()).await {
+            Err(TransportError::Bind { .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
+            other => break other.unwrap(),
+        }
     }
 }
 
@@ -587,6 +598,36 @@ fn a_restarted_node_is_reached_before_the_idle_timeout() {
         assert_eq!(heard.await, ask(1, 2, 1));
         assert!(start.elapsed() < Duration::from_millis(1500), "took {:?}", start.elapsed());
     });
+}
+
+/// A link that was idle while its peer restarted carries the very next message: nobody sends a vote
+/// request twice within an election.
+#[tokio::test]
+async fn the_first_message_after_a_reconnect_arrives() {
+    let pki = Pki::new();
+    let files = pki.node(2);
+    let a = Node::start(1, pki.node(1), &[(2, NOWHERE)]).await;
+    let a_address = a.address().to_string();
+    let mut b = Node::start(2, files.clone(), &[(1, &a_address)]).await;
+    let b_address = b.address();
+    a.knows(&[(2, &b_address.to_string())]);
+    a.connected_to(2).await;
+    a.net.send(ask(1, 2, 0));
+    a.net.send(append(1, 2, 100));
+    b.hears().await;
+    b.hears().await;
+    for id in 1..4 {
+        within("the end", b.net.close()).await;
+        drop(b);
+        until("the end of the connection", || a.net.connected().is_empty()).await;
+        b = Node::listen(2, files.clone(), &[(1, &a_address)], b_address, 64).await;
+        a.connected_to(2).await;
+        a.net.send(ask(1, 2, id));
+        a.net.send(append(1, 2, 100));
+        let heard = [b.hears().await, b.hears().await];
+        assert!(heard.contains(&ask(1, 2, id)) && heard.contains(&append(1, 2, 100)), "{heard:?}");
+    }
+    assert_eq!(counted(&a.metrics, "message", "connection-lost"), 0);
 }
 
 impl Node {

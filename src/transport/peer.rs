@@ -67,9 +67,10 @@ impl Peer {
         let carries_entries =
             matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
         let queue = if carries_entries { &self.append } else { &self.control };
-        if self.link.current().is_none() {
+        let Some(connection) = self.link.current() else {
             return self.refusals.count("message", "no-connection");
-        }
+        };
+        count_lost(&self.refusals, queue.turn_to(connection.stable_id()));
         match codec::encode(message) {
             Ok(frame) => {
                 if !queue.push(frame) {
@@ -104,9 +105,7 @@ impl Writer {
             let Some(connection) = up else { continue };
             let end = self.write(&connection).await;
             tracing::debug!(kind = self.kind, "a stream ended: {end}");
-            for _ in 0..self.queue.clear() {
-                self.refusals.count("message", "connection-lost");
-            }
+            count_lost(&self.refusals, self.queue.clear(connection.stable_id()));
             // Until the link has noticed as well, there is nothing to write to. A stream that the
             // peer stopped alone does not end the connection; that breaks the protocol.
             connection.close(CLOSED, b"a stream was stopped");
@@ -124,8 +123,15 @@ impl Writer {
             Err(e) => return e,
         };
         loop {
-            let frames = self.queue.pop(WRITE_BYTES).await;
-            if let Err(e) = stream.write_chunk(frames).await {
+            // A writer that noticed the end only when it writes would take the first message of the
+            // next connection with it: of all messages a vote request, after a restart.
+            let batch = tokio::select! {
+                biased;
+                end = connection.closed() => return WriteError::ConnectionLost(end),
+                batch = self.queue.pop(connection.stable_id(), WRITE_BYTES) => batch,
+            };
+            if let Err(e) = stream.write_chunk(batch.bytes).await {
+                count_lost(&self.refusals, batch.frames);
                 return e;
             }
         }
@@ -136,6 +142,12 @@ impl Writer {
         let _ = stream.set_priority(self.priority);
         stream.write_all(&[self.kind]).await?;
         Ok(stream)
+    }
+}
+
+fn count_lost(refusals: &Refusals, frames: usize) {
+    for _ in 0..frames {
+        refusals.count("message", "connection-lost");
     }
 }
 

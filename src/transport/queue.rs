@@ -1,7 +1,7 @@
 //! What waits to be sent to one peer: bounded, and never in the way of the sender.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
@@ -17,8 +17,18 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// The connection that these frames are for, by an id that no other living connection has.
+    connection: usize,
     frames: VecDeque<Bytes>,
     bytes: usize,
+}
+
+/// Frames that are written together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) bytes: Bytes,
+    /// How many frames that is.
+    pub(crate) frames: usize,
 }
 
 impl Queue {
@@ -26,9 +36,19 @@ impl Queue {
         Self { max_frames, max_bytes, waiting: Mutex::default(), arrived: Notify::new() }
     }
 
+    /// What is pushed from now on is for `connection`. What was meant for another one is forgotten, and
+    /// never sent on this; answers how many frames that were.
+    pub(crate) fn turn_to(&self, connection: usize) -> usize {
+        let mut waiting = self.waiting();
+        if waiting.connection == connection {
+            return 0;
+        }
+        std::mem::replace(&mut *waiting, Waiting { connection, ..Waiting::default() }).frames.len()
+    }
+
     /// Adds a frame at the end; false when the queue is full and the frame was dropped.
     pub(crate) fn push(&self, frame: Bytes) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         let full = waiting.frames.len() >= self.max_frames || waiting.bytes + frame.len() > self.max_bytes;
         if !full {
             waiting.bytes += frame.len();
@@ -38,39 +58,50 @@ impl Queue {
         !full
     }
 
-    /// Forgets everything: what was meant for a connection that is gone is not sent on the next.
-    /// Answers how many frames that were.
-    pub(crate) fn clear(&self) -> usize {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.frames.len()
+    /// Forgets what waits for `connection`, which has ended; answers how many frames that were.
+    pub(crate) fn clear(&self, connection: usize) -> usize {
+        let mut waiting = self.waiting();
+        if waiting.connection != connection {
+            return 0;
+        }
+        std::mem::take(&mut *waiting).frames.len()
     }
 
-    /// Waits for frames and takes all that are there, up to about `limit` bytes, as one write.
-    /// Cancel safe.
-    pub(crate) async fn pop(&self, limit: usize) -> Bytes {
+    /// Waits for frames for `connection` and takes all that are there, up to about `limit` bytes, as
+    /// one write. Cancel safe.
+    pub(crate) async fn pop(&self, connection: usize, limit: usize) -> Batch {
         loop {
             let arrived = self.arrived.notified();
-            if let Some(bytes) = self.take(limit) {
-                return bytes;
+            if let Some(batch) = self.take(connection, limit) {
+                return batch;
             }
             arrived.await;
         }
     }
 
-    fn take(&self, limit: usize) -> Option<Bytes> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, connection: usize, limit: usize) -> Option<Batch> {
+        let mut waiting = self.waiting();
+        if waiting.connection != connection {
+            return None;
+        }
         let first = waiting.frames.pop_front()?;
         waiting.bytes -= first.len();
         if waiting.frames.is_empty() || first.len() >= limit {
-            return Some(first);
+            return Some(Batch { bytes: first, frames: 1 });
         }
         let mut out = BytesMut::from(first.as_ref());
+        let mut frames = 1;
         while waiting.frames.front().is_some_and(|next| out.len() + next.len() <= limit) {
             let Some(next) = waiting.frames.pop_front() else { break };
             waiting.bytes -= next.len();
             out.extend_from_slice(&next);
+            frames += 1;
         }
-        Some(out.freeze())
+        Some(Batch { bytes: out.freeze(), frames })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,8 +120,20 @@ mod tests {
         assert!(!queue.push(bytes(7)), "11 bytes");
         assert!(queue.push(bytes(4)));
         assert!(!queue.push(bytes(1)), "three frames");
-        assert_eq!(queue.clear(), 2);
+        assert_eq!(queue.clear(0), 2);
         assert!(queue.push(bytes(10)), "cleared bytes are free again");
+    }
+
+    #[test]
+    fn keeps_what_is_for_the_next_connection_when_the_last_one_ends() {
+        let queue = Queue::new(10, 100);
+        assert_eq!(queue.turn_to(1), 0);
+        assert!(queue.push(bytes(3)) && queue.push(bytes(3)));
+        assert_eq!(queue.turn_to(2), 2, "what was for 1 is not sent on 2");
+        assert!(queue.push(bytes(4)));
+        assert_eq!(queue.clear(1), 0, "whoever notices the end of 1 late leaves 2 alone");
+        assert!(queue.take(1, 100).is_none(), "and takes nothing away from it");
+        assert_eq!(queue.take(2, 100).map(|batch| batch.bytes.len()), Some(4));
     }
 
     #[test]
@@ -99,7 +142,7 @@ mod tests {
         for length in [3, 4, 5, 40] {
             assert!(queue.push(bytes(length)));
         }
-        let lengths: Vec<usize> = std::iter::from_fn(|| queue.take(8)).map(|b| b.len()).collect();
-        assert_eq!(lengths, [7, 5, 40]);
+        let taken = std::iter::from_fn(|| queue.take(0, 8)).map(|batch| (batch.bytes.len(), batch.frames));
+        assert_eq!(taken.collect::<Vec<_>>(), [(7, 2), (5, 1), (40, 1)]);
     }
 }
