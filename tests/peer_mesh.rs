@@ -361,6 +361,67 @@ async fn half_open_handshakes_do_not_keep_a_member_out() {
     assert_eq!(b.refused("too-many-handshakes"), 0, "the slots went to sources that cannot receive");
 }
 
+/// Handshakes of sources that can receive, that get as far as they can and then fall silent: each
+/// holds what it was given until the other side gives up, after seconds.
+async fn hold_handshakes(to: SocketAddr) -> quinn::Endpoint {
+    let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    for source in 2..10 {
+        for _ in 0..10 {
+            let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let far =
+                tokio::net::UdpSocket::bind(("127.0.0.".to_owned() + &source.to_string(), 0)).await.unwrap();
+            let config = hostile_config(ALPN, None);
+            let connecting = client.connect_with(config, near.local_addr().unwrap(), "termgate").unwrap();
+            within("a handshake's beginning", pass_on(&near, &far, to)).await;
+            // Dropped, it would say that it gives up; nobody passes that on.
+            drop(connecting);
+        }
+    }
+    client
+}
+
+/// Passes on the first datagram, the answer if it is a Retry, and the datagram after that.
+async fn pass_on(near: &tokio::net::UdpSocket, far: &tokio::net::UdpSocket, to: SocketAddr) {
+    let mut datagram = vec![0; 2048];
+    let (length, client) = near.recv_from(&mut datagram).await.unwrap();
+    far.send_to(&datagram[..length], to).await.unwrap();
+    let length = far.recv(&mut datagram).await.unwrap();
+    let is_retry = datagram[0] & 0xf0 == 0xf0;
+    if is_retry {
+        near.send_to(&datagram[..length], client).await.unwrap();
+        let length = near.recv(&mut datagram).await.unwrap();
+        far.send_to(&datagram[..length], to).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn strangers_that_hold_all_they_can_do_not_keep_a_member_out() {
+    let pki = Pki::new();
+    let b = Node::start(2, pki.node(2), &[(1, NOWHERE)]).await;
+    let _open = hold_handshakes(b.address()).await;
+    until("a handshake that finds no place", || b.refused("too-many-handshakes") > 0).await;
+    let start = Instant::now();
+    let a = Node::start(1, pki.node(1), &[(2, &b.address().to_string())]).await;
+    a.connected_to(2).await;
+    assert!(start.elapsed() < Duration::from_millis(1500), "it waited for {:?}", start.elapsed());
+}
+
+/// A member behind a translated address gets in as a stranger once, and is then known there.
+#[tokio::test]
+async fn a_member_is_known_where_it_came_from() {
+    let pki = Pki::new();
+    let b = Node::start(2, pki.node(2), &[(1, "192.0.2.7:9")]).await;
+    let a = Node::start(1, pki.node(1), &[(2, &b.address().to_string())]).await;
+    a.connected_to(2).await;
+    drop(a);
+    let _open = hold_handshakes(b.address()).await;
+    until("a handshake that finds no place", || b.refused("too-many-handshakes") > 0).await;
+    let start = Instant::now();
+    let a = Node::start(1, pki.node(1), &[(2, &b.address().to_string())]).await;
+    a.connected_to(2).await;
+    assert!(start.elapsed() < Duration::from_millis(1500), "it waited for {:?}", start.elapsed());
+}
+
 /// W-1.
 #[tokio::test]
 async fn a_newer_connection_of_the_same_node_replaces_the_older() {

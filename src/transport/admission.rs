@@ -1,23 +1,20 @@
 //! Who gets in: handshakes are bounded, and a connection is used only when its certificate names
 //! a node of this cluster that is a member (W-4, W-5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::ids::NodeId;
 use crate::transport::refusal::{NO_MEMBER, REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
+use crate::transport::slots::{Place, Slot, Slots};
 
-/// Handshakes at once. Each costs two signatures; members need one each.
-const HANDSHAKES_MAX: usize = 64;
-/// From so many handshakes on, a source must first show that it can receive (RFC 9000, 8.1.2).
-const RETRY_ABOVE: usize = 16;
 /// A handshake's limit.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -36,7 +33,7 @@ pub(crate) struct Door {
     pub(crate) endpoint: Endpoint,
     pub(crate) cluster: String,
     pub(crate) refusals: Arc<Refusals>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Slots>,
     per_node: usize,
     surplus: Surplus,
     state: Mutex<State>,
@@ -47,6 +44,8 @@ struct State {
     members: BTreeSet<NodeId>,
     /// Admitted connections, oldest first.
     live: Vec<(NodeId, Connection)>,
+    /// Where each member last came from; it may differ from where it listens.
+    came_from: BTreeMap<NodeId, IpAddr>,
 }
 
 impl Door {
@@ -55,7 +54,7 @@ impl Door {
             endpoint,
             cluster,
             refusals,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            handshakes: Arc::default(),
             per_node: 1,
             surplus: Surplus::ReplaceOldest,
             state: Mutex::default(),
@@ -71,6 +70,8 @@ impl Door {
     pub(crate) fn set_members(&self, members: BTreeSet<NodeId>) {
         let mut state = self.state();
         state.members = members;
+        let State { members, came_from, .. } = &mut *state;
+        came_from.retain(|node, _| members.contains(node));
         for (node, connection) in &state.live {
             if !state.members.contains(node) {
                 connection.close(REMOVED, NO_MEMBER);
@@ -85,39 +86,52 @@ impl Door {
         S: Fn(NodeId, Connection) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
+        self.run_knowing(|_| false, serve).await;
+    }
+
+    /// The same, where `is_member` says of an address whether a member listens there. Addresses that
+    /// members came from are known in any case.
+    pub(crate) async fn run_knowing<S, F>(
+        self: Arc<Self>,
+        is_member: impl Fn(IpAddr) -> bool + Send,
+        serve: S,
+    ) where
+        S: Fn(NodeId, Connection) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let mut connections = JoinSet::new();
         while let Some(incoming) = self.endpoint.accept().await {
             while connections.try_join_next().is_some() {}
-            if let Some((incoming, slot)) = self.bound_handshakes(incoming) {
+            let source = incoming.remote_address().ip().to_canonical();
+            let is_member = is_member(source) || self.state().came_from.values().any(|ip| *ip == source);
+            if let Some((incoming, slot)) = self.bound_handshakes(incoming, is_member) {
                 connections.spawn(Arc::clone(&self).receive(incoming, slot, serve.clone()));
             }
         }
     }
 
     /// The slot is taken here, before anything runs: a burst must not pass the check as one.
-    fn bound_handshakes(&self, incoming: Incoming) -> Option<(Incoming, OwnedSemaphorePermit)> {
-        let taken = HANDSHAKES_MAX - self.handshakes.available_permits();
-        if taken >= RETRY_ABOVE && incoming.may_retry() {
-            let _ = incoming.retry();
-            return None;
-        }
-        match Arc::clone(&self.handshakes).try_acquire_owned() {
-            Ok(slot) => Some((incoming, slot)),
-            Err(_) => {
+    fn bound_handshakes(&self, incoming: Incoming, is_member: bool) -> Option<(Incoming, Slot)> {
+        let (source, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+        match self.handshakes.take(source, is_member, validated) {
+            Place::Free(slot) => return Some((incoming, slot)),
+            // Fails only for a source that was validated.
+            Place::Retry => drop(incoming.retry()),
+            Place::Taken => {
                 self.refusals.count("connection", "too-many-handshakes");
                 incoming.ignore();
-                None
             }
         }
+        None
     }
 
-    async fn receive<S, F>(self: Arc<Self>, incoming: Incoming, slot: OwnedSemaphorePermit, serve: S)
+    async fn receive<S, F>(self: Arc<Self>, incoming: Incoming, slot: Slot, serve: S)
     where
         S: Fn(NodeId, Connection) -> F,
         F: Future<Output = ()>,
     {
         let Some((node, connection)) = self.admit(incoming).await else { return };
-        drop(slot);
+        slot.admitted();
         let id = connection.stable_id();
         let peer = connection.remote_address();
         serve(node, connection.clone()).await;
@@ -168,6 +182,7 @@ impl Door {
             }
         }
         state.live.push((node, connection.clone()));
+        state.came_from.insert(node, connection.remote_address().ip().to_canonical());
         Ok(node)
     }
 

@@ -1,7 +1,7 @@
 //! The mesh of Raft connections: one endpoint, one dialled connection to each other member (W-1).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -148,6 +148,11 @@ fn accept(
     inbound: mpsc::Sender<Message>,
 ) -> AbortHandle {
     let (refusals, peers) = (Arc::clone(&door.refusals), Arc::clone(peers));
+    let known = Arc::clone(&peers);
+    let is_member = move |ip: IpAddr| {
+        let peers = known.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.values().any(|peer| peer.link().leads_to(ip))
+    };
     let serve = move |from: NodeId, connection: Connection| {
         // It dialled us, so it is alive: dial it now, and not after the pause.
         if let Some(peer) = peers.lock().unwrap_or_else(PoisonError::into_inner).get(&from) {
@@ -155,5 +160,5 @@ fn accept(
         }
         peer::receive(from, connection, inbound.clone(), Arc::clone(&refusals))
     };
-    tokio::spawn(Arc::clone(door).run(serve)).abort_handle()
+    tokio::spawn(Arc::clone(door).run_knowing(is_member, serve)).abort_handle()
 }

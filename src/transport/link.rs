@@ -4,7 +4,7 @@
 //! out a long backoff), and a nudge ends it at once: when the peer's own connection arrives, it is
 //! alive. After a refusal the pause is longer, because certificates and memberships change slowly.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ pub(crate) struct Dialer {
 pub(crate) struct Link {
     address: String,
     connection: watch::Receiver<Option<Connection>>,
+    resolved: watch::Receiver<Vec<IpAddr>>,
     nudge: Arc<Notify>,
     task: AbortHandle,
 }
@@ -60,15 +61,29 @@ impl Link {
     /// Starts dialling `to` at `address` (`host:port`, looked up at every attempt).
     pub(crate) fn open(dialer: Arc<Dialer>, to: NodeId, address: String) -> Self {
         let (sender, connection) = watch::channel(None);
+        // An address in digits is known before the first attempt.
+        let literal = address.parse().ok().map(|literal: SocketAddr| literal.ip());
+        let (found, resolved) = watch::channel(literal.into_iter().collect());
         let nudge = Arc::new(Notify::new());
-        let keeper =
-            Keeper { dialer, to, address: address.clone(), nudge: Arc::clone(&nudge), current: sender };
+        let keeper = Keeper {
+            dialer,
+            to,
+            address: address.clone(),
+            nudge: Arc::clone(&nudge),
+            current: sender,
+            resolved: found,
+        };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { address, connection, nudge, task }
+        Self { address, connection, resolved, nudge, task }
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether `address` led to `ip` when it was last looked up.
+    pub(crate) fn leads_to(&self, ip: IpAddr) -> bool {
+        self.resolved.borrow().iter().any(|found| found.to_canonical() == ip.to_canonical())
     }
 
     /// The connection, while there is one.
@@ -117,6 +132,8 @@ struct Keeper {
     address: String,
     nudge: Arc<Notify>,
     current: watch::Sender<Option<Connection>>,
+    /// What the address was last found to be.
+    resolved: watch::Sender<Vec<IpAddr>>,
 }
 
 impl Keeper {
@@ -154,9 +171,15 @@ impl Keeper {
     }
 
     async fn dial(&self, attempt: usize) -> Dialled {
-        let address = match resolve(&self.address, attempt).await {
-            Ok(address) => address,
+        let found = match resolve(&self.address).await {
+            Ok(found) => found,
             Err(cause) => return Dialled::Unreachable(cause),
+        };
+        self.resolved.send_replace(found.iter().map(SocketAddr::ip).collect());
+        // A name with several addresses is tried in turn.
+        let turn = attempt.checked_rem(found.len()).and_then(|turn| found.get(turn));
+        let Some(address) = turn.copied() else {
+            return Dialled::Unreachable(format!("{} has no address", self.address));
         };
         let dialer = &self.dialer;
         let connecting = match dialer.endpoint.connect_with(dialer.config.clone(), address, SERVER_NAME) {
@@ -195,15 +218,9 @@ impl Keeper {
     }
 }
 
-/// Looks `address` up; a name with several addresses is tried in turn.
-async fn resolve(address: &str, attempt: usize) -> Result<SocketAddr, String> {
-    if let Ok(literal) = address.parse() {
-        return Ok(literal);
-    }
-    let found: Vec<SocketAddr> = tokio::net::lookup_host(address)
-        .await
-        .map_err(|e| format!("cannot look up {address}: {e}"))?
-        .collect();
-    let turn = attempt.checked_rem(found.len()).ok_or_else(|| format!("{address} has no address"))?;
-    found.get(turn).copied().ok_or_else(|| format!("{address} has no address"))
+/// Looks `address` up.
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
+    let found =
+        tokio::net::lookup_host(address).await.map_err(|e| format!("cannot look up {address}: {e}"))?;
+    Ok(found.collect())
 }

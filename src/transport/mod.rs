@@ -15,6 +15,7 @@
 //! | `tls` | configurations and verifiers, for QUIC and for TCP |
 //! | `socket` | UDP sockets and every limit of QUIC, with its reason |
 //! | `refusal` | why a connection is refused, counted and logged on both sides |
+//! | `slots` | who may be in a handshake at once |
 //! | `admission` | who gets in |
 //! | `link` | one warm connection, dialled again when lost |
 //! | `frame` | a stream's bytes as frames |
@@ -39,3 +40,4 @@ pub(crate) mod link;
 pub(crate) mod peer;
 pub(crate) mod queue;
 pub(crate) mod refusal;
+pub(crate) mod slots;
