@@ -19,22 +19,24 @@ use termgate::time::Instant as ClusterInstant;
 use termgate::transport::codec;
 use termgate::transport::credentials::Credentials;
 use termgate::transport::endpoint::{PeerConfig, PeerNet};
+use termgate::transport::inbound::{self, Arrivals, Inbound};
 use termgate::transport::socket::TransportError;
-use tokio::sync::mpsc;
 
 const ALPN: &[u8] = b"termgate-raft/1";
+/// Messages and bytes that may wait for a test to read them.
+const INBOX: (usize, u32) = (64, 64 * 1024 * 1024);
 /// Where nobody listens.
 const NOWHERE: &str = "127.0.0.1:9";
 
 struct Node {
     net: PeerNet,
-    inbox: mpsc::Receiver<Message>,
+    inbox: Arrivals,
     metrics: Metrics,
 }
 
 impl Node {
     async fn start(id: u64, credentials: Credentials, members: &[(u64, &str)]) -> Self {
-        Self::listen(id, credentials, members, "127.0.0.1:0".parse().unwrap(), 64).await
+        Self::listen(id, credentials, members, "127.0.0.1:0".parse().unwrap(), INBOX).await
     }
 
     async fn listen(
@@ -42,11 +44,11 @@ impl Node {
         credentials: Credentials,
         members: &[(u64, &str)],
         listen: SocketAddr,
-        inbox: usize,
+        (messages, bytes): (usize, u32),
     ) -> Self {
         let metrics = Metrics::new();
         let cluster = credentials.identity().cluster;
-        let (sender, inbox) = mpsc::channel(inbox);
+        let (sender, inbox) = inbound::channel(messages, bytes);
         let config = PeerConfig {
             node: NodeId(id),
             cluster,
@@ -85,7 +87,7 @@ impl Node {
 }
 
 /// The tasks of a former life give their address free a moment after it has ended.
-async fn wait_for_mesh(config: &PeerConfig, inbound: &mpsc::Sender<Message>) -> PeerNet {
+async fn wait_for_mesh(config: &PeerConfig, inbound: &Inbound) -> PeerNet {
     loop {
         match PeerNet::start(config.clone(), inbound.clone()).await {
             Err(TransportError::Bind { .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
@@ -168,21 +170,43 @@ async fn a_heartbeat_is_not_behind_a_large_append() {
     assert!(entries_before < 16, "the heartbeat came last");
 }
 
+/// `a`, and a node 2 that nobody reads the inbox of; flow control has reached `a`, and its queue is full.
+async fn deaf_peer(pki: &Pki, inbox: (usize, u32)) -> (Node, Node) {
+    let a = Node::start(1, pki.node(1), &[(2, NOWHERE)]).await;
+    let me = a.address().to_string();
+    let b = Node::listen(2, pki.node(2), &[(1, &me)], "127.0.0.1:0".parse().unwrap(), inbox).await;
+    a.knows(&[(2, &b.address().to_string())]);
+    a.connected_to(2).await;
+    let full = || counted(&a.metrics, "message", "queue-full");
+    let mut in_a_row = 0;
+    until("a queue that stays full", || {
+        let before = full();
+        (0..4).for_each(|_| a.net.send(append(1, 2, 256 * 1024)));
+        in_a_row = if full() - before == 4 { in_a_row + 1 } else { 0 };
+        in_a_row == 25
+    })
+    .await;
+    (a, b)
+}
+
 /// W-10.
 #[tokio::test]
 async fn a_full_queue_drops_and_counts_and_never_blocks() {
-    let pki = Pki::new();
-    let a = Node::start(1, pki.node(1), &[(2, NOWHERE)]).await;
-    let me = a.address().to_string();
-    let b = Node::listen(2, pki.node(2), &[(1, &me)], "127.0.0.1:0".parse().unwrap(), 1).await;
-    a.knows(&[(2, &b.address().to_string())]);
-    a.connected_to(2).await;
-    // Nobody reads `b`'s inbox: flow control reaches `a`, and its queue fills.
-    until("a full queue", || {
-        (0..64).for_each(|_| a.net.send(append(1, 2, 256 * 1024)));
-        counted(&a.metrics, "message", "queue-full") > 0
-    })
-    .await;
+    let (_a, mut b) = deaf_peer(&Pki::new(), (1, INBOX.1)).await;
+    assert!(b.inbox.try_recv().is_some() && b.inbox.try_recv().is_none());
+}
+
+/// W-7.
+#[tokio::test]
+async fn what_waits_for_the_loop_is_bounded_in_bytes() {
+    let (_a, mut b) = deaf_peer(&Pki::new(), (100_000, 1024 * 1024)).await;
+    let mut waiting = 0;
+    while b.inbox.try_recv().is_some() {
+        waiting += 1;
+    }
+    assert!((1..=3).contains(&waiting), "{waiting} messages of 256 KiB and more in 1 MiB");
+    // What was held back arrives.
+    assert_eq!(b.hears().await, append(1, 2, 256 * 1024));
 }
 
 #[tokio::test]
@@ -513,7 +537,7 @@ async fn closes_on_a_message_in_the_name_of_another_node() {
     assert!(error.contains("in the name of node 3"), "{error}");
     assert_eq!(b.refused("impostor"), 1);
     assert_eq!(b.hears().await, ask(1, 2, 8));
-    assert!(b.inbox.try_recv().is_err(), "the forged message was handed on");
+    assert!(b.inbox.try_recv().is_none(), "the forged message was handed on");
 }
 
 /// W-7, W-8, W-9.
@@ -533,7 +557,7 @@ async fn closes_on_bytes_that_are_no_message() {
         say(&pki, &b, bytes).await;
         assert_eq!(b.refused("malformed"), before + 1, "{bytes:?}");
     }
-    assert!(b.inbox.try_recv().is_err());
+    assert!(b.inbox.try_recv().is_none());
 }
 
 #[tokio::test]
@@ -645,7 +669,7 @@ fn a_restarted_node_is_reached_before_the_idle_timeout() {
 
     here.block_on(async {
         let start = Instant::now();
-        let mut b = Node::listen(2, files, &[(1, &a_address)], b_address, 64).await;
+        let mut b = Node::listen(2, files, &[(1, &a_address)], b_address, INBOX).await;
         let heard = within("a message to the second life", async {
             loop {
                 a.net.send(ask(1, 2, 1));
@@ -681,7 +705,7 @@ async fn the_first_message_after_a_reconnect_arrives() {
         within("the end", b.net.close()).await;
         drop(b);
         until("the end of the connection", || a.net.connected().is_empty()).await;
-        b = Node::listen(2, files.clone(), &[(1, &a_address)], b_address, 64).await;
+        b = Node::listen(2, files.clone(), &[(1, &a_address)], b_address, INBOX).await;
         a.connected_to(2).await;
         a.net.send(ask(1, 2, id));
         a.net.send(append(1, 2, 100));

@@ -29,12 +29,16 @@ use crate::registry::machine::Machine;
 use crate::storage::{Opened, Store, Writer};
 use crate::time::{Duration, Instant};
 use crate::transport::endpoint::{PeerConfig, PeerNet};
+use crate::transport::inbound::{self, Arrivals};
 
 /// Events taken into one turn's batch before anything is published or sent: enough for a group
 /// commit, few enough that a heartbeat never waits for long.
 const BATCH_LIMIT: usize = 256;
-/// Messages from peers that may wait for the loop; beyond it the transport drops, as a network may.
-const INBOUND_LIMIT: usize = 8192;
+/// Messages from peers that may wait for the loop; beyond it their streams are held back.
+const INBOUND_MESSAGES: usize = 8192;
+/// And the memory they may take: several times what one leader has on its way to a follower
+/// (`max_inflight_bytes`), so that only a loop that stands still holds anybody back.
+const INBOUND_BYTES: u32 = 32 * 1024 * 1024;
 
 /// What a node's loop is made of.
 #[derive(Debug)]
@@ -130,7 +134,7 @@ struct Loop {
     observer: Observer,
     published: watch::Sender<Arc<Leadership>>,
     requests: mpsc::Receiver<Request>,
-    inbound: mpsc::Receiver<Message>,
+    inbound: Arrivals,
     durable: mpsc::UnboundedReceiver<IoSeq>,
     stopped: oneshot::Receiver<()>,
     /// How old the oldest write may be before the disk counts as stalled.
@@ -147,7 +151,7 @@ impl Loop {
         stopped: oneshot::Receiver<()>,
         on_fatal: impl Fn(Fatal) + Send + 'static,
     ) -> Result<Self, Fatal> {
-        let (inbound_out, inbound) = mpsc::channel(INBOUND_LIMIT);
+        let (inbound_out, inbound) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
         let (durable_out, durable) = mpsc::unbounded_channel();
@@ -228,7 +232,7 @@ impl Loop {
         if let Ok(io) = self.durable.try_recv() {
             return Some(Event::Durable(io));
         }
-        if let Ok(message) = self.inbound.try_recv() {
+        if let Some(message) = self.inbound.try_recv() {
             return Some(Event::Message(message));
         }
         self.requests.try_recv().ok().map(Event::Request)

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::Connection;
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -16,6 +15,7 @@ use crate::raft::message::Message;
 use crate::transport::admission::Door;
 use crate::transport::credentials::Credentials;
 use crate::transport::identity::Identity;
+use crate::transport::inbound::Inbound;
 use crate::transport::link::{Dialer, Link};
 use crate::transport::peer::{self, Peer};
 use crate::transport::refusal::{CLOSED, Refusals};
@@ -55,9 +55,9 @@ pub struct PeerNet {
 
 impl PeerNet {
     /// Listens, and starts dialling every other member. Messages of authenticated members go to
-    /// `inbound`; a full inbox holds the senders back. Call it inside the runtime of the consensus
+    /// `inbound`; a full queue holds the senders back. Call it inside the runtime of the consensus
     /// thread.
-    pub async fn start(config: PeerConfig, inbound: mpsc::Sender<Message>) -> Result<Self, TransportError> {
+    pub async fn start(config: PeerConfig, inbound: Inbound) -> Result<Self, TransportError> {
         let expected = Identity::of_node(&config.cluster, config.node);
         let found = config.credentials.identity();
         if found != expected {
@@ -142,11 +142,7 @@ impl Drop for PeerNet {
     }
 }
 
-fn accept(
-    door: &Arc<Door>,
-    peers: &Arc<Mutex<BTreeMap<NodeId, Peer>>>,
-    inbound: mpsc::Sender<Message>,
-) -> AbortHandle {
+fn accept(door: &Arc<Door>, peers: &Arc<Mutex<BTreeMap<NodeId, Peer>>>, inbound: Inbound) -> AbortHandle {
     let (refusals, peers) = (Arc::clone(&door.refusals), Arc::clone(peers));
     let known = Arc::clone(&peers);
     let is_member = move |ip: IpAddr| {

@@ -21,6 +21,7 @@
 //! | `frame` | a stream's bytes as frames |
 //! | `codec` | Raft messages as frames |
 //! | `queue` | what waits to be sent, bounded |
+//! | `inbound` | what arrived and was not heard yet, bounded |
 //! | `peer` | one peer: streams out, streams in |
 //! | `endpoint` | the mesh |
 //!
@@ -31,6 +32,7 @@ pub mod codec;
 pub mod credentials;
 pub mod endpoint;
 pub mod identity;
+pub mod inbound;
 pub mod socket;
 pub mod tls;
 

@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use quinn::{Connection, RecvStream, SendStream, WriteError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ids::NodeId;
 use crate::raft::message::{Body, Message};
 use crate::transport::codec::{self, CodecError};
 use crate::transport::frame::{FrameError, Source};
+use crate::transport::inbound::Inbound;
 use crate::transport::link::Link;
 use crate::transport::queue::Queue;
 use crate::transport::refusal::{CLOSED, Refusal, Refusals};
@@ -152,12 +153,7 @@ fn count_lost(refusals: &Refusals, frames: usize) {
 }
 
 /// The receiving half: hands on every message of a connection that `from` dialled, until it ends.
-pub(crate) async fn receive(
-    from: NodeId,
-    connection: Connection,
-    to: mpsc::Sender<Message>,
-    refusals: Arc<Refusals>,
-) {
+pub(crate) async fn receive(from: NodeId, connection: Connection, to: Inbound, refusals: Arc<Refusals>) {
     let mut streams = JoinSet::new();
     while let Ok(stream) = connection.accept_uni().await {
         while streams.try_join_next().is_some() {}
@@ -170,7 +166,7 @@ pub(crate) async fn receive(
 struct Reader {
     from: NodeId,
     connection: Connection,
-    to: mpsc::Sender<Message>,
+    to: Inbound,
     refusals: Arc<Refusals>,
 }
 
@@ -185,15 +181,15 @@ impl Reader {
         }
         let mut source = Source::new(stream, CLOSED);
         loop {
-            let message = match source.frame(codec::FRAME_MAX_BYTES).await {
-                Ok(Some(payload)) => self.check(&payload),
+            let payload = match source.frame(codec::FRAME_MAX_BYTES).await {
+                Ok(Some(payload)) => payload,
                 Ok(None) | Err(FrameError::Read(_)) => return,
-                Err(e) => Err(Refusal::Malformed(e.to_string())),
+                Err(e) => return self.refuse(&Refusal::Malformed(e.to_string())),
             };
-            match message {
-                // A full inbox holds the stream back, and through flow control the sender.
+            match self.check(&payload) {
+                // A full queue holds the stream back, and through flow control the sender.
                 Ok(message) => {
-                    if self.to.send(message).await.is_err() {
+                    if !self.to.push(message, payload.len()).await {
                         return;
                     }
                 }
