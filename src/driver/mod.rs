@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `cycle` | one turn without IO: core, state machine, what waits; the simulator runs it too |
 //! | `run` | the loop on its own thread: one event in, one turn, its output carried out |
+//! | `inbox` | what wakes it, and in which order |
 //! | `fatal` | why the loop ends by itself |
 //! | `pending` | who waits, by ticket |
 //! | `observe` | counts, logs, and distrusts the clock |
@@ -18,6 +19,7 @@
 pub mod cycle;
 pub mod fatal;
 pub mod handle;
+mod inbox;
 mod observe;
 mod pending;
 pub mod run;

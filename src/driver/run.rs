@@ -15,21 +15,20 @@ use crate::clock;
 use crate::driver::cycle::{Cycle, Output};
 use crate::driver::fatal::Fatal;
 use crate::driver::handle::{Handle, QUEUE_LIMIT, Request};
+use crate::driver::inbox::{Event, Inbox};
 use crate::driver::observe::Observer;
 use crate::driver::pending::{Caller, Pending};
 use crate::fencing::leadership::Leadership;
-use crate::ids::IoSeq;
 use crate::metrics::Metrics;
 use crate::raft::config::Config;
 use crate::raft::effect::Input;
-use crate::raft::message::Message;
 use crate::raft::{Boot, Node};
 use crate::registry::command::Member;
 use crate::registry::machine::Machine;
 use crate::storage::{Opened, Store, Writer};
 use crate::time::{Duration, Instant};
 use crate::transport::endpoint::{PeerConfig, PeerNet};
-use crate::transport::inbound::{self, Arrivals};
+use crate::transport::inbound;
 
 /// Events taken into one turn's batch before anything is published or sent: enough for a group
 /// commit, few enough that a heartbeat never waits for long.
@@ -95,7 +94,7 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
             let fatal = on_fatal.clone();
             match Loop::assemble(parts, machine, published, requests_in, stopped, fatal).await {
                 Err(error) => drop(ready.send(Err(error))),
-                Ok(mut node) => {
+                Ok(node) => {
                     drop(ready.send(Ok(())));
                     if let Err(fatal) = node.run().await {
                         on_fatal(fatal);
@@ -111,21 +110,6 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
     }
 }
 
-/// Everything that can wake the loop.
-#[derive(Debug)]
-enum Event {
-    /// A request of the edges.
-    Request(Request),
-    /// A message from a peer.
-    Message(Message),
-    /// A write is durable.
-    Durable(IoSeq),
-    /// The deadline.
-    Timer,
-    /// The process is ending.
-    Stop,
-}
-
 struct Loop {
     cycle: Cycle,
     writer: Writer,
@@ -133,10 +117,7 @@ struct Loop {
     pending: Pending,
     observer: Observer,
     published: watch::Sender<Arc<Leadership>>,
-    requests: mpsc::Receiver<Request>,
-    inbound: Arrivals,
-    durable: mpsc::UnboundedReceiver<IoSeq>,
-    stopped: oneshot::Receiver<()>,
+    inbox: Inbox,
     /// How old the oldest write may be before the disk counts as stalled.
     stall_limit: Duration,
     stalled: bool,
@@ -151,7 +132,7 @@ impl Loop {
         stopped: oneshot::Receiver<()>,
         on_fatal: impl Fn(Fatal) + Send + 'static,
     ) -> Result<Self, Fatal> {
-        let (inbound_out, inbound) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
+        let (inbound_out, arrivals) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
         let (durable_out, durable) = mpsc::unbounded_channel();
@@ -173,27 +154,30 @@ impl Loop {
             pending: Pending::default(),
             observer,
             published,
-            requests,
-            inbound,
-            durable,
-            stopped,
+            inbox: Inbox::new(requests, arrivals, durable, stopped),
             stall_limit,
             stalled: false,
         })
     }
 
-    async fn run(&mut self) -> Result<(), Fatal> {
+    async fn run(mut self) -> Result<(), Fatal> {
         loop {
             let wake = self.next_wake();
-            let Some(event) = self.next_event(wake).await else { return Ok(()) };
+            let event = self.inbox.next(wake).await;
             let now = clock::now();
             if self.observer.clock_is_suspect(now, wake) {
                 self.cycle.feed(now, Input::ClockSuspect);
             }
             self.watch_disk(now);
-            self.feed(now, event);
+            if now >= self.cycle.deadline() {
+                self.cycle.feed(now, Input::Timeout);
+            }
+            match event {
+                Event::Stop => return Ok(()),
+                event => self.feed(now, event),
+            }
             for _ in 1..BATCH_LIMIT {
-                let Some(event) = self.ready_event() else { break };
+                let Some(event) = self.inbox.ready() else { break };
                 // Read anew: a heartbeat must not count as heard before it was sent (L-2).
                 self.feed(clock::now(), event);
             }
@@ -210,37 +194,10 @@ impl Loop {
         }
     }
 
-    /// Waits for whatever happens first; `None` when the process is ending.
-    async fn next_event(&mut self, wake: Instant) -> Option<Event> {
-        let sleep = tokio::time::sleep(wake.since(clock::now()));
-        let event = tokio::select! {
-            biased;
-            _ = &mut self.stopped => Event::Stop,
-            () = sleep => Event::Timer,
-            Some(io) = self.durable.recv() => Event::Durable(io),
-            Some(message) = self.inbound.recv() => Event::Message(message),
-            Some(request) = self.requests.recv() => Event::Request(request),
-        };
-        match event {
-            Event::Stop => None,
-            event => Some(event),
-        }
-    }
-
-    /// What is there already, without waiting.
-    fn ready_event(&mut self) -> Option<Event> {
-        if let Ok(io) = self.durable.try_recv() {
-            return Some(Event::Durable(io));
-        }
-        if let Some(message) = self.inbound.try_recv() {
-            return Some(Event::Message(message));
-        }
-        self.requests.try_recv().ok().map(Event::Request)
-    }
-
     fn feed(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Timer | Event::Stop => self.cycle.feed(now, Input::Timeout),
+            // Not events of the cycle: a deadline is looked at in every turn.
+            Event::Timer | Event::Stop => {}
             Event::Message(message) => self.cycle.feed(now, Input::Receive(message)),
             Event::Durable(io) => self.cycle.feed(now, Input::Persisted { io }),
             Event::Request(request) => self.request(now, request),

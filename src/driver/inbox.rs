@@ -1,0 +1,162 @@
+//! What can wake the loop, and in which order it is heard.
+//!
+//! Two things must not depend on how much waits. A deadline that has passed comes first: tokio's
+//! timers are looked at only when the thread has nothing to do, so the clock is asked here. And the
+//! thread belongs to the QUIC tasks too: without a rest, what the loop sends would not leave.
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use crate::clock;
+use crate::driver::handle::Request;
+use crate::ids::IoSeq;
+use crate::raft::message::Message;
+use crate::time::{Duration, Instant};
+use crate::transport::inbound::Arrivals;
+
+/// A loop that is never idle gives the thread away this often: well below a heartbeat interval, and
+/// far above what looking for packets costs.
+const REST_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Everything that can wake the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// A request of the edges.
+    Request(Request),
+    /// A message from a peer.
+    Message(Message),
+    /// A write is durable.
+    Durable(IoSeq),
+    /// The time has come.
+    Timer,
+    /// The process is ending.
+    Stop,
+}
+
+/// Where events come from.
+#[derive(Debug)]
+pub struct Inbox {
+    requests: mpsc::Receiver<Request>,
+    arrivals: Arrivals,
+    durable: mpsc::UnboundedReceiver<IoSeq>,
+    stopped: oneshot::Receiver<()>,
+    rested_at: Instant,
+}
+
+impl Inbox {
+    /// Joins the sources.
+    pub fn new(
+        requests: mpsc::Receiver<Request>,
+        arrivals: Arrivals,
+        durable: mpsc::UnboundedReceiver<IoSeq>,
+        stopped: oneshot::Receiver<()>,
+    ) -> Self {
+        Self { requests, arrivals, durable, stopped, rested_at: clock::now() }
+    }
+
+    /// Waits for whatever happens first; the end and the time `wake` before all else.
+    pub async fn next(&mut self, wake: Instant) -> Event {
+        if clock::now().since(self.rested_at) >= REST_INTERVAL {
+            yield_now().await;
+            self.rested_at = clock::now();
+        }
+        tokio::select! {
+            biased;
+            _ = &mut self.stopped => Event::Stop,
+            () = until(wake) => Event::Timer,
+            Some(io) = self.durable.recv() => Event::Durable(io),
+            Some(message) = self.arrivals.recv() => Event::Message(message),
+            Some(request) = self.requests.recv() => Event::Request(request),
+        }
+    }
+
+    /// What is there already, without waiting.
+    pub fn ready(&mut self) -> Option<Event> {
+        if let Ok(io) = self.durable.try_recv() {
+            return Some(Event::Durable(io));
+        }
+        if let Some(message) = self.arrivals.try_recv() {
+            return Some(Event::Message(message));
+        }
+        self.requests.try_recv().ok().map(Event::Request)
+    }
+}
+
+/// Unlike a sleep alone, this is over at once when the time has passed.
+async fn until(wake: Instant) {
+    let left = wake.since(clock::now());
+    if !left.is_zero() {
+        sleep(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::transport::inbound::{self, Inbound};
+
+    struct Sources {
+        requests: mpsc::Sender<Request>,
+        _arrivals: Inbound,
+        _durable: mpsc::UnboundedSender<IoSeq>,
+        stop: oneshot::Sender<()>,
+    }
+
+    impl Sources {
+        fn new() -> (Self, Inbox) {
+            let (requests, requests_in) = mpsc::channel(16);
+            let (inbound, arrivals) = inbound::channel(16, 1024);
+            let (durable, durable_in) = mpsc::unbounded_channel();
+            let (stop, stopped) = oneshot::channel();
+            let sources = Self { requests, _arrivals: inbound, _durable: durable, stop };
+            (sources, Inbox::new(requests_in, arrivals, durable_in, stopped))
+        }
+
+        /// More than the loop can hear.
+        fn fill(&self) {
+            while self.requests.try_send(Request::View { reply: oneshot::channel().0 }).is_ok() {}
+        }
+    }
+
+    fn later() -> Instant {
+        clock::now() + Duration::from_secs(3600)
+    }
+
+    #[tokio::test]
+    async fn a_time_that_has_come_is_heard_before_what_waits_and_the_end_before_both() {
+        let (sources, mut inbox) = Sources::new();
+        sources.fill();
+        for _ in 0..10 {
+            assert!(matches!(inbox.next(clock::now()).await, Event::Timer));
+        }
+        assert!(matches!(inbox.next(later()).await, Event::Request(_)));
+        sources.stop.send(()).unwrap();
+        assert!(matches!(inbox.next(clock::now()).await, Event::Stop));
+    }
+
+    #[tokio::test]
+    async fn the_threads_other_tasks_and_timers_run_however_much_waits() {
+        let (sources, mut inbox) = Sources::new();
+        let ran = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ran);
+        tokio::spawn(async move {
+            // The length of a timer.
+            sleep(Duration::from_millis(1)).await;
+            seen.store(true, Ordering::Relaxed);
+        });
+        let mut turns = 0;
+        while !ran.load(Ordering::Relaxed) {
+            sources.fill();
+            assert!(matches!(inbox.next(later()).await, Event::Request(_)));
+            while inbox.ready().is_some() {}
+            // The length of a turn under load.
+            std::thread::sleep(Duration::from_millis(1));
+            turns += 1;
+        }
+        assert!(turns <= 20, "the task and its timer ran after {turns} turns");
+    }
+}
