@@ -1,5 +1,9 @@
 //! Why a node's loop ends by itself; the process ends with it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
+
 use crate::ids::LogId;
 use crate::storage::StorageError;
 use crate::transport::socket::TransportError;
@@ -22,4 +26,77 @@ pub enum Fatal {
          keep what it flushed; replace the disk, wipe the data directory and add the node again"
     )]
     LostData(LogId),
+    /// An invariant of this program does not hold. A node that would go on without its loop would
+    /// look alive, with the last picture of who leads.
+    #[error("an invariant of this program is broken, so this node stops: {0}; please report it")]
+    Panicked(String),
+    /// A part of the node is gone, and could not say why.
+    #[error("{0} ended by itself, so this node stops; look above for its last words, and report them")]
+    Lost(&'static str),
+}
+
+/// Whom to tell, from any thread of the node; the first reason counts.
+#[derive(Debug, Clone)]
+pub struct Alarm<F> {
+    on_fatal: F,
+    raised: Arc<Once>,
+}
+
+impl<F: Fn(Fatal)> Alarm<F> {
+    /// Nothing has happened yet.
+    pub fn new(on_fatal: F) -> Self {
+        Self { on_fatal, raised: Arc::new(Once::new()) }
+    }
+
+    /// The node can't go on. Whoever could not be told, because telling panicked, is told again by
+    /// the next reason.
+    pub fn raise(&self, fatal: Fatal) {
+        self.raised.call_once_force(|_| (self.on_fatal)(fatal));
+    }
+}
+
+/// Runs `work`; a panic in it is a reason like any other. What it leaves behind is used no more.
+pub fn guarded(work: impl FnOnce() -> Result<(), Fatal>) -> Result<(), Fatal> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Fatal::Panicked(text_of(&*panic))))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a text").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_reason_with_its_text() {
+        let reason = guarded(|| panic!("term {} went back", 7)).unwrap_err().to_string();
+        assert!(reason.contains("term 7 went back"), "{reason}");
+        assert!(guarded(|| panic!("plain")).unwrap_err().to_string().contains("plain"));
+        assert!(guarded(|| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn the_first_reason_that_could_be_told_counts() {
+        let (told, reasons) = mpsc::channel();
+        let alarm = Alarm::new(move |fatal: Fatal| {
+            assert!(!matches!(fatal, Fatal::Panicked(_)), "a log that fails");
+            told.send(fatal.to_string()).unwrap();
+        });
+        let unheard = alarm.clone();
+        let telling = guarded(move || {
+            unheard.raise(Fatal::Panicked("a".to_owned()));
+            Ok(())
+        });
+        assert!(telling.is_err(), "the alarm's own panic is no secret");
+        alarm.raise(Fatal::Lost("the store's thread"));
+        alarm.clone().raise(Fatal::Lost("the mesh"));
+        drop(alarm);
+        let reasons: Vec<String> = reasons.iter().collect();
+        assert!(matches!(&reasons[..], [one] if one.contains("store")), "{reasons:?}");
+    }
 }

@@ -32,6 +32,8 @@ pub enum Event {
     Timer,
     /// The process is ending.
     Stop,
+    /// A part of the node, named here, has ended by itself.
+    Lost(&'static str),
 }
 
 /// Where events come from.
@@ -45,7 +47,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Joins the sources.
+    /// Joins the sources. The senders of `arrivals` and `durable` live as long as the mesh and the
+    /// store do, and tell by their end that these have ended.
     pub fn new(
         requests: mpsc::Receiver<Request>,
         arrivals: Arrivals,
@@ -65,8 +68,8 @@ impl Inbox {
             biased;
             _ = &mut self.stopped => Event::Stop,
             () = until(wake) => Event::Timer,
-            Some(io) = self.durable.recv() => Event::Durable(io),
-            Some(message) = self.arrivals.recv() => Event::Message(message),
+            io = self.durable.recv() => io.map_or(Event::Lost("the store's thread"), Event::Durable),
+            message = self.arrivals.recv() => message.map_or(Event::Lost("the mesh"), Event::Message),
             Some(request) = self.requests.recv() => Event::Request(request),
         }
     }
@@ -101,8 +104,8 @@ mod tests {
 
     struct Sources {
         requests: mpsc::Sender<Request>,
-        _arrivals: Inbound,
-        _durable: mpsc::UnboundedSender<IoSeq>,
+        arrivals: Option<Inbound>,
+        durable: Option<mpsc::UnboundedSender<IoSeq>>,
         stop: oneshot::Sender<()>,
     }
 
@@ -112,7 +115,7 @@ mod tests {
             let (inbound, arrivals) = inbound::channel(16, 1024);
             let (durable, durable_in) = mpsc::unbounded_channel();
             let (stop, stopped) = oneshot::channel();
-            let sources = Self { requests, _arrivals: inbound, _durable: durable, stop };
+            let sources = Self { requests, arrivals: Some(inbound), durable: Some(durable), stop };
             (sources, Inbox::new(requests_in, arrivals, durable_in, stopped))
         }
 
@@ -122,8 +125,9 @@ mod tests {
         }
     }
 
+    /// No wait of these tests is as long.
     fn later() -> Instant {
-        clock::now() + Duration::from_secs(3600)
+        clock::now() + Duration::from_secs(5)
     }
 
     #[tokio::test]
@@ -158,5 +162,15 @@ mod tests {
             turns += 1;
         }
         assert!(turns <= 20, "the task and its timer ran after {turns} turns");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_store_or_the_mesh_is_heard() {
+        let (mut sources, mut inbox) = Sources::new();
+        sources.durable = None;
+        assert!(matches!(inbox.next(later()).await, Event::Lost("the store's thread")));
+        let (mut sources, mut inbox) = Sources::new();
+        sources.arrivals = None;
+        assert!(matches!(inbox.next(later()).await, Event::Lost("the mesh")));
     }
 }

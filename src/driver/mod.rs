@@ -11,7 +11,7 @@
 //! | `cycle` | one turn without IO: core, state machine, what waits; the simulator runs it too |
 //! | `run` | the loop on its own thread: one event in, one turn, its output carried out |
 //! | `inbox` | what wakes it, and in which order |
-//! | `fatal` | why the loop ends by itself |
+//! | `fatal` | why the loop ends by itself, and who is told |
 //! | `pending` | who waits, by ticket |
 //! | `observe` | counts, logs, and distrusts the clock |
 //! | `handle` | the only door from the edges to the loop |

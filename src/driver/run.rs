@@ -7,13 +7,14 @@
 //! Nothing is decided here. The order in which an output is carried out is the one that
 //! [`cycle`](crate::driver::cycle) demands: publish, persist, send, answer.
 
+use std::cell::Cell;
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::driver::cycle::{Cycle, Output};
-use crate::driver::fatal::Fatal;
+use crate::driver::fatal::{Alarm, Fatal, guarded};
 use crate::driver::handle::{Handle, QUEUE_LIMIT, Request};
 use crate::driver::inbox::{Event, Inbox};
 use crate::driver::observe::Observer;
@@ -76,7 +77,7 @@ impl Running {
 }
 
 /// Starts the loop on a thread of its own. `on_fatal` is called at most once, when it ends by
-/// itself; the process should end then.
+/// itself, be it by a panic; the process should end then.
 pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) -> Result<Running, Fatal> {
     let machine = Arc::new(RwLock::new(Machine::new(parts.members.clone())));
     let (requests, requests_in) = mpsc::channel(QUEUE_LIMIT);
@@ -85,28 +86,30 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
     let handle = Handle::new(parts.config.id, requests, leadership, Arc::clone(&machine));
     let (stop, stopped) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
+    let alarm = Alarm::new(on_fatal);
     let thread = std::thread::Builder::new().name("consensus".to_owned()).spawn(move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(ready.send(Err(Fatal::Thread(error)))),
-        };
-        runtime.block_on(async move {
-            let fatal = on_fatal.clone();
-            match Loop::assemble(parts, machine, published, requests_in, stopped, fatal).await {
-                Err(error) => drop(ready.send(Err(error))),
-                Ok(node) => {
-                    drop(ready.send(Ok(())));
-                    if let Err(fatal) = node.run().await {
-                        on_fatal(fatal);
-                    }
-                }
-            }
+        let runs = Cell::new(false);
+        let ended = guarded(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let alarm = alarm.clone();
+                let node = Loop::assemble(parts, machine, published, requests_in, stopped, alarm).await?;
+                runs.set(true);
+                let _ = ready.send(Ok(()));
+                node.run().await
+            })
         });
+        match ended {
+            Ok(()) => {}
+            Err(fatal) if runs.get() => alarm.raise(fatal),
+            // Whoever starts it is still waiting.
+            Err(fatal) => drop(ready.send(Err(fatal))),
+        }
     })?;
     match started.recv() {
         Ok(Ok(())) => Ok(Running { handle, stop, thread }),
         Ok(Err(fatal)) => Err(fatal),
-        Err(_) => Err(Fatal::Thread(std::io::Error::other("the consensus thread ended at once"))),
+        Err(_) => Err(Fatal::Lost("the consensus thread")),
     }
 }
 
@@ -130,18 +133,23 @@ impl Loop {
         published: watch::Sender<Arc<Leadership>>,
         requests: mpsc::Receiver<Request>,
         stopped: oneshot::Receiver<()>,
-        on_fatal: impl Fn(Fatal) + Send + 'static,
+        alarm: Alarm<impl Fn(Fatal) + Send + 'static>,
     ) -> Result<Self, Fatal> {
         let (inbound_out, arrivals) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
         let (durable_out, durable) = mpsc::unbounded_channel();
         let (store, opened) = parts.store;
+        // Held until the reason is told, so that the loop does not give a worse one.
+        let told_first = durable_out.clone();
         // The loop that would be told has ended with the process.
         let on_durable = move |io| {
             let _ = durable_out.send(io);
         };
-        let on_failure = move |error| on_fatal(Fatal::Storage(error));
+        let on_failure = move |error| {
+            alarm.raise(Fatal::Storage(error));
+            drop(told_first);
+        };
         let writer = Writer::start(store, parts.metrics.clone(), on_durable, on_failure);
         let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
         let stall_limit = parts.config.election_timeout_max / 2;
@@ -174,6 +182,7 @@ impl Loop {
             }
             match event {
                 Event::Stop => return Ok(()),
+                Event::Lost(part) => return Err(Fatal::Lost(part)),
                 event => self.feed(now, event),
             }
             for _ in 1..BATCH_LIMIT {
@@ -197,7 +206,7 @@ impl Loop {
     fn feed(&mut self, now: Instant, event: Event) {
         match event {
             // Not events of the cycle: a deadline is looked at in every turn.
-            Event::Timer | Event::Stop => {}
+            Event::Timer | Event::Stop | Event::Lost(_) => {}
             Event::Message(message) => self.cycle.feed(now, Input::Receive(message)),
             Event::Durable(io) => self.cycle.feed(now, Input::Persisted { io }),
             Event::Request(request) => self.request(now, request),

@@ -65,6 +65,8 @@ impl Peer {
 
     /// Queues a message. Without a connection, or with a full queue, it is dropped and counted.
     pub(crate) fn send(&self, message: &Message) {
+        // They live as long as this. One that panicked would leave a peer that hears nothing, for ever.
+        assert!(!self.writers.iter().any(AbortHandle::is_finished), "a writer to {} has ended", message.to);
         let carries_entries =
             matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
         let queue = if carries_entries { &self.append } else { &self.control };
@@ -212,5 +214,50 @@ impl Reader {
 
     fn refuse(&self, refusal: &Refusal) {
         self.refusals.refuse(&self.connection, Some(self.from), refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::ids::{Life, Session, Term};
+    use crate::metrics::Metrics;
+    use crate::raft::message::ReadIndex;
+    use crate::transport::credentials::Credentials;
+    use crate::transport::identity::Subject;
+    use crate::transport::link::Dialer;
+    use crate::transport::socket::{RAFT, client_config, dial_only};
+
+    fn dialer() -> Arc<Dialer> {
+        let dir = tempfile::tempdir().unwrap();
+        crate::certs::init("orders", dir.path()).unwrap();
+        let files = crate::certs::issue(dir.path(), &Subject::Node(NodeId(1)), dir.path(), &[]).unwrap();
+        let ca = dir.path().join("ca.pem");
+        let credentials = Credentials::load(&ca, &files.certificate, &files.key).unwrap();
+        Arc::new(Dialer {
+            endpoint: dial_only(&RAFT, &credentials).unwrap(),
+            config: client_config(&RAFT, &credentials).unwrap(),
+            cluster: "orders".to_owned(),
+            refusals: Arc::new(Refusals::new(Metrics::new(), RAFT.name)),
+        })
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a writer to 2 has ended")]
+    async fn a_writer_that_ended_by_itself_is_no_silence() {
+        let dialer = dialer();
+        let refusals = Arc::clone(&dialer.refusals);
+        let peer = Peer::start(Link::open(dialer, NodeId(2), "127.0.0.1:9".to_owned()), refusals);
+        let (from, to, body) = (NodeId(1), NodeId(2), Body::ReadIndex(ReadIndex { id: 1 }));
+        let message =
+            Message { from, to, term: Term(1), life: Life::default(), session: Session::ZERO, body };
+        peer.send(&message);
+        peer.writers[1].abort();
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        peer.send(&message);
     }
 }
