@@ -1,4 +1,5 @@
-//! The loop on its own thread, with a real store and a real mesh: how it ends by itself.
+//! The loop on its own thread, with a real store and a real mesh: how it ends, by itself and when it
+//! is asked to.
 
 mod pki;
 
@@ -7,8 +8,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use pki::{PATIENCE, Pki};
+use pki::{PATIENCE, Pki, counted, until};
 use termgate::driver::fatal::Fatal;
 use termgate::driver::run::{self, Parts, Running};
 use termgate::ids::{LogId, LogIndex, NodeId, Term};
@@ -17,7 +19,8 @@ use termgate::raft::config::Config;
 use termgate::raft::entry::{Entry, Membership, Payload};
 use termgate::registry::command::Member;
 use termgate::storage::{Identity, Opened, Store};
-use termgate::transport::endpoint::PeerConfig;
+use termgate::transport::endpoint::{PeerConfig, PeerNet};
+use termgate::transport::inbound;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
@@ -145,4 +148,37 @@ fn a_panic_at_the_start_is_an_error_of_the_start() {
     let error = plan.start((store, opened), told).unwrap_err().to_string();
     assert!(error.contains("the log has no gaps"), "{error}");
     assert!(reasons.recv().is_err(), "whoever starts it was told already");
+}
+
+#[test]
+fn a_planned_stop_tells_the_peers_and_frees_the_directory() {
+    let _alone = one_at_a_time();
+    let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = free_address();
+    let metrics = Metrics::new();
+    // Node 2 only listens: what node 1 tells it as a peer is all it learns.
+    let (inbound, _arrivals) = inbound::channel(1024, 1024 * 1024);
+    let config = PeerConfig {
+        node: NodeId(2),
+        cluster: "orders".to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        members: BTreeMap::from([(NodeId(1), address.to_string())]),
+        credentials: pki.node(2),
+        metrics: metrics.clone(),
+    };
+    let peer = runtime.block_on(PeerNet::start(config, inbound)).unwrap();
+    let plan = Plan { pki: &pki, dir: dir.path(), addresses: &[address, peer.local_address().unwrap()] };
+    for _ in 0..5 {
+        let (told, reasons) = mpsc::channel();
+        let running = plan.start(plan.open(), told).unwrap();
+        runtime.block_on(until("a connection", || peer.connected() == [NodeId(1)]));
+        let start = Instant::now();
+        running.stop();
+        drop(plan.open());
+        runtime.block_on(until("the end of the connection", || peer.connected().is_empty()));
+        assert!(start.elapsed() < Duration::from_secs(1), "the idle timeout told it: {:?}", start.elapsed());
+        assert!(reasons.recv().is_err(), "a planned end is no failure");
+    }
+    assert_eq!(counted(&metrics, "connection-by-peer", "removed"), 0);
 }

@@ -67,8 +67,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends the loop and waits for it. Queued writes that nobody was answered for may be lost, as
-    /// in a crash.
+    /// Ends the loop and waits for it: the peers have been told, what was queued is on the disk, and
+    /// the data directory is free. Callers that nobody has answered hear `Unknown`, as in a crash.
+    /// There is no limit: a process can't end either while one of its flushes is under way.
     pub fn stop(self) {
         // The loop may have ended by itself; then there is nobody to tell.
         let _ = self.stop.send(());
@@ -181,7 +182,7 @@ impl Loop {
                 self.cycle.feed(now, Input::Timeout);
             }
             match event {
-                Event::Stop => return Ok(()),
+                Event::Stop => break,
                 Event::Lost(part) => return Err(Fatal::Lost(part)),
                 event => self.feed(now, event),
             }
@@ -193,6 +194,18 @@ impl Loop {
             let output = self.cycle.drain(clock::now());
             self.carry_out(output)?;
         }
+        self.end().await;
+        Ok(())
+    }
+
+    /// A planned end: the peers need not find out by a timeout, and whoever starts this node again
+    /// finds its directory free.
+    async fn end(self) {
+        let Self { writer, net, inbox, pending, .. } = self;
+        // Nobody waits for what will not come.
+        drop((inbox, pending));
+        net.close().await;
+        writer.close();
     }
 
     fn next_wake(&self) -> Instant {
