@@ -153,6 +153,7 @@ impl Loop {
         };
         let writer = Writer::start(store, parts.metrics.clone(), on_durable, on_failure);
         let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
+        let pending = Pending::new(parts.config.max_pending_reads);
         let stall_limit = parts.config.election_timeout_max / 2;
         let observer = Observer::new(parts.metrics, &parts.config);
         let node = Node::new(parts.config, boot, parts.seed, clock::now());
@@ -160,7 +161,7 @@ impl Loop {
             cycle: Cycle::new(node, machine),
             writer,
             net,
-            pending: Pending::default(),
+            pending,
             observer,
             published,
             inbox: Inbox::new(requests, arrivals, durable, stopped),
@@ -229,16 +230,19 @@ impl Loop {
     fn request(&mut self, now: Instant, request: Request) {
         match request {
             Request::Propose { op, reply } => {
-                let ticket = self.pending.register(Caller::Propose(reply));
-                self.cycle.propose(now, op, ticket);
+                if let Some(ticket) = self.pending.register(Caller::Propose(reply)) {
+                    self.cycle.propose(now, op, ticket);
+                }
             }
             Request::Read { reply } => {
-                let ticket = self.pending.register(Caller::Read(reply));
-                self.cycle.feed(now, Input::Read { ticket });
+                if let Some(ticket) = self.pending.register(Caller::Read(reply)) {
+                    self.cycle.feed(now, Input::Read { ticket });
+                }
             }
             Request::Transfer { to, reply } => {
-                let ticket = self.pending.register(Caller::Transfer(reply));
-                self.cycle.feed(now, Input::Transfer { ticket, to });
+                if let Some(ticket) = self.pending.register(Caller::Transfer(reply)) {
+                    self.cycle.feed(now, Input::Transfer { ticket, to });
+                }
             }
             // The caller may have gone away.
             Request::View { reply } => drop(reply.send(self.cycle.view())),
