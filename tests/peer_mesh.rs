@@ -21,6 +21,7 @@ use termgate::transport::credentials::Credentials;
 use termgate::transport::endpoint::{PeerConfig, PeerNet};
 use termgate::transport::inbound::{self, Arrivals, Inbound};
 use termgate::transport::socket::TransportError;
+use tokio::net::UdpSocket;
 
 const ALPN: &[u8] = b"termgate-raft/1";
 /// Messages and bytes that may wait for a test to read them.
@@ -385,27 +386,34 @@ async fn half_open_handshakes_do_not_keep_a_member_out() {
     assert_eq!(b.refused("too-many-handshakes"), 0, "the slots went to sources that cannot receive");
 }
 
+/// A handshake that goes on no more, and all that must stay open for it: a port that is given free
+/// may be given to the next one, and then gets what was meant for this.
+struct Silent {
+    _near: UdpSocket,
+    _far: UdpSocket,
+    _connecting: quinn::Connecting,
+}
+
 /// Handshakes of sources that can receive, that get as far as they can and then fall silent: each
 /// holds what it was given until the other side gives up, after seconds.
-async fn hold_handshakes(to: SocketAddr) -> quinn::Endpoint {
+async fn hold_handshakes(to: SocketAddr) -> Vec<Silent> {
     let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut held = Vec::new();
     for source in 2..10 {
         for _ in 0..10 {
-            let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let far =
-                tokio::net::UdpSocket::bind(("127.0.0.".to_owned() + &source.to_string(), 0)).await.unwrap();
+            let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let far = UdpSocket::bind((format!("127.0.0.{source}"), 0)).await.unwrap();
             let config = hostile_config(ALPN, None);
             let connecting = client.connect_with(config, near.local_addr().unwrap(), "termgate").unwrap();
             within("a handshake's beginning", pass_on(&near, &far, to)).await;
-            // Dropped, it would say that it gives up; nobody passes that on.
-            drop(connecting);
+            held.push(Silent { _near: near, _far: far, _connecting: connecting });
         }
     }
-    client
+    held
 }
 
 /// Passes on the first datagram, the answer if it is a Retry, and the datagram after that.
-async fn pass_on(near: &tokio::net::UdpSocket, far: &tokio::net::UdpSocket, to: SocketAddr) {
+async fn pass_on(near: &UdpSocket, far: &UdpSocket, to: SocketAddr) {
     let mut datagram = vec![0; 2048];
     let (length, client) = near.recv_from(&mut datagram).await.unwrap();
     far.send_to(&datagram[..length], to).await.unwrap();
