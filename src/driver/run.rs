@@ -280,11 +280,14 @@ impl Loop {
     fn publish(&mut self) {
         let new = self.cycle.leadership();
         self.observer.turn(&self.cycle, &new, self.writer.oldest_outstanding());
+        let now = clock::now();
         self.published.send_if_modified(|published| {
             if **published == new {
                 return false;
             }
-            let wakes = is_news(published, &new);
+            // Who looked while the old lease had lapsed waits for this one.
+            let revived = published.token_at(now).is_none() && new.token_at(now).is_some();
+            let wakes = revived || is_news(published, &new);
             *published = Arc::new(new);
             wakes
         });
