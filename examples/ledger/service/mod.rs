@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::json;
 use termgate::guard::fields::{
-    self, AnswerBody, BoxError, FENCE_PATH, REQUEST_ID, json_answer, problem, rejected, whole,
+    self, AnswerBody, BoxError, FENCE_PATH, FieldError, REQUEST_ID, json_answer, problem, rejected, whole,
 };
 use termgate::ids::Term;
 use tokio::net::{TcpListener, TcpStream};
@@ -169,8 +169,15 @@ async fn append(shared: &Shared, request: Request<Incoming>) -> Answer {
 struct Raise {
     resource: String,
     term: i64,
-    #[serde(default)]
-    node: Option<i64>,
+}
+
+/// The node that raises, when it says so: like a write's, its name comes in `Termgate-Node`.
+fn raised_by(request: &Request<Incoming>) -> Result<Option<i64>, FieldError> {
+    match fields::node(request.headers()) {
+        Ok(node) => Ok(Some(number(node.0))),
+        Err(FieldError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn raise(shared: &Shared, request: Request<Incoming>) -> Answer {
@@ -178,6 +185,10 @@ async fn raise(shared: &Shared, request: Request<Incoming>) -> Answer {
         let detail = "a raise must come from a node itself, not through its proxy";
         return Ok(problem(StatusCode::FORBIDDEN, "forbidden", detail));
     }
+    let node = match raised_by(&request) {
+        Ok(node) => node,
+        Err(error) => return bad_request(&error.to_string()),
+    };
     let Ok(content) = content(request).await else { return bad_request("the content broke off") };
     let asked: Raise = match serde_json::from_slice(&content) {
         Ok(asked) => asked,
@@ -186,7 +197,7 @@ async fn raise(shared: &Shared, request: Request<Incoming>) -> Answer {
     if asked.resource != shared.resource || asked.term < 1 {
         return bad_request("the resource or the term is wrong");
     }
-    match shared.database.raise(asked.term, asked.node).await {
+    match shared.database.raise(asked.term, node).await {
         Ok(()) => Ok(json_answer(StatusCode::OK, &json!({ "resource": asked.resource, "term": asked.term }))),
         Err(failure) => failed(failure),
     }
