@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -19,7 +19,7 @@ use super::{termgate, wait};
 const TOKEN: &str = "a-token-for-trials-only-0123456789";
 /// What such a caller sends as `Authorization`.
 pub const BEARER: &str = "Bearer a-token-for-trials-only-0123456789";
-/// The one route's name.
+/// The one route's name, unless a plan has another.
 pub const RESOURCE: &str = "ledger";
 /// A question to a live node's API takes no longer, also on a busy machine.
 const API_LIMIT: Duration = Duration::from_secs(2);
@@ -33,8 +33,12 @@ pub struct Plan {
     pub name: &'static str,
     pub nodes: u64,
     pub placement: Placement,
+    /// The one route's name.
+    pub resource: &'static str,
     /// `enforced` puts the guard before the backend; any other mode goes to the backend directly.
     pub fence: &'static str,
+    /// The backend of an enforced route is a verifier itself: there is no guard before it.
+    pub backend_verifies: bool,
     /// Where the writes end; the recording ledger when not given.
     pub backend: Option<SocketAddr>,
     pub hold_timeout: Duration,
@@ -49,11 +53,17 @@ impl Plan {
             name: "trial",
             nodes,
             placement: Placement::loopback(),
+            resource: RESOURCE,
             fence: "enforced",
+            backend_verifies: false,
             backend: None,
             hold_timeout: Duration::from_millis(2_000),
             extra_config: String::new(),
         }
+    }
+
+    fn has_guard(&self) -> bool {
+        self.fence == "enforced" && !self.backend_verifies
     }
 }
 
@@ -189,7 +199,18 @@ impl Cluster {
             run_tool(&["certs", "issue", "--ca", certs, "--node", &id, "--out", certs, "--san", &ip]);
         }
         let ip = self.plan.placement.outside_ip().to_string();
-        run_tool(&["certs", "issue", "--ca", certs, "--guard", RESOURCE, "--out", certs, "--san", &ip]);
+        run_tool(&[
+            "certs",
+            "issue",
+            "--ca",
+            certs,
+            "--guard",
+            self.plan.resource,
+            "--out",
+            certs,
+            "--san",
+            &ip,
+        ]);
     }
 
     fn tls_section(&self, who: &str) -> String {
@@ -219,7 +240,8 @@ impl Cluster {
         text += &self.tls_section(&format!("node-{id}"));
         text += &format!("[api.auth]\ntoken = \"{TOKEN}\"\n\n{}", self.plan.extra_config);
         text + &format!(
-            "\n[[route]]\nname = \"{RESOURCE}\"\nmatch = {{ path_prefix = \"/\" }}\nbackend = \"{}\"\nfence = \"{}\"\nhold_timeout_ms = {}\n",
+            "\n[[route]]\nname = \"{}\"\nmatch = {{ path_prefix = \"/\" }}\nbackend = \"{}\"\nfence = \"{}\"\nhold_timeout_ms = {}\n",
+            self.plan.resource,
             self.route_target(),
             self.plan.fence,
             self.plan.hold_timeout.as_millis()
@@ -227,27 +249,28 @@ impl Cluster {
     }
 
     fn route_target(&self) -> String {
-        match self.plan.fence {
-            "enforced" => format!("https://{}", self.guard_address()),
-            _ => format!("http://{}", self.plan.backend.unwrap_or(self.ledger.address())),
+        match self.plan.has_guard() {
+            true => format!("https://{}", self.guard_address()),
+            false => format!("http://{}", self.plan.backend.unwrap_or(self.ledger.address())),
         }
     }
 
     fn guard_toml(&self) -> String {
         let backend = self.plan.backend.unwrap_or(self.ledger.address());
         format!(
-            "[guard]\nlisten = \"{}\"\nbackend = \"http://{backend}\"\nresource = \"{RESOURCE}\"\nmode = \"enforced\"\n\
+            "[guard]\nlisten = \"{}\"\nbackend = \"http://{backend}\"\nresource = \"{}\"\nmode = \"enforced\"\n\
              data_dir = {:?}\ncluster = \"{}\"\n\n{}",
             self.guard_address(),
+            self.plan.resource,
             self.dir().join("guard"),
             self.plan.name,
-            self.tls_section(&format!("guard-{RESOURCE}"))
+            self.tls_section(&format!("guard-{}", self.plan.resource))
         )
     }
 
     /// Starts the guard, when the route is enforced.
     pub fn start_guard(&mut self) {
-        if self.plan.fence != "enforced" {
+        if !self.plan.has_guard() {
             return;
         }
         let config = self.dir().join("guard.toml");
@@ -303,6 +326,19 @@ impl Cluster {
         let at = Instant::now();
         node.process = None;
         at
+    }
+
+    /// Waits until node `id` has ended by itself; answers how.
+    pub fn wait_node_ended(&mut self, id: u64, limit: Duration) -> ExitStatus {
+        let node = &mut self.nodes[id as usize - 1];
+        let mut process = node.process.take().unwrap_or_else(|| panic!("node {id} is not running"));
+        process.wait_ended(limit)
+    }
+
+    /// What node `id` has written, in all its lives.
+    pub fn log_of(&self, id: u64) -> String {
+        let log = std::fs::read(self.dir().join(format!("node-{id}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The node, by its id.
@@ -361,21 +397,27 @@ impl Cluster {
     fn is_whole(&self) -> bool {
         let Some(leader) = self.leader_among(&self.ids()) else { return false };
         let gate_is_open = || self.api(leader.id, "GET", "/primary", b"").is_ok_and(|a| a.status == 200);
-        let Some(status) = self.status(leader.id) else { return false };
-        let members = status["members"].as_array().cloned().unwrap_or_default();
-        let leads = |m: &&Value| m["id"] == leader.id;
-        let commit = members.iter().find(leads).and_then(|m| m["commit_index"].as_u64()).unwrap_or(u64::MAX);
-        let caught_up = |m: &Value| {
-            let match_index = m["match_index"].as_u64().or(m["last_log_index"].as_u64()).unwrap_or(0);
-            m["id"] == leader.id || (m["reachable"] == true && match_index >= commit)
-        };
-        members.len() as u64 == self.plan.nodes && members.iter().all(caught_up) && gate_is_open()
+        self.status(leader.id).is_some_and(|status| all_caught_up(&status, self.plan.nodes)) && gate_is_open()
     }
 
     /// A write through node `id`'s proxy, outside of any campaign.
     pub fn write(&self, id: u64, body: &str, limit: Duration) -> Result<Answer, Failure> {
         http::request(self.at(id).proxy, "POST", "/ledger", &[], body.as_bytes(), limit)
     }
+}
+
+/// Whether a `GET /cluster/status` shows a leader, `count` members, and each of them reachable with all
+/// that the leader has committed.
+pub fn all_caught_up(status: &Value, count: u64) -> bool {
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    let leads = |m: &Value| m["id"] == status["leader"];
+    let leader = members.iter().find(|m| leads(m));
+    let commit = leader.and_then(|m| m["commit_index"].as_u64()).unwrap_or(u64::MAX);
+    let caught_up = |m: &Value| {
+        let match_index = m["match_index"].as_u64().or(m["last_log_index"].as_u64()).unwrap_or(0);
+        leads(m) || (m["reachable"] == true && match_index >= commit)
+    };
+    leader.is_some() && members.len() as u64 == count && members.iter().all(caught_up)
 }
 
 impl Drop for Cluster {

@@ -50,6 +50,8 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Connection {
     reader: BufReader<TcpStream>,
+    /// What `Host` says: the server's address. Without a token, the API trusts no name.
+    host: String,
     reusable: bool,
 }
 
@@ -63,7 +65,8 @@ impl Connection {
     /// Takes over a connected stream.
     pub fn over(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        Self { reader: BufReader::new(stream), reusable: true }
+        let host = stream.peer_addr().map_or_else(|_| "localhost".to_string(), |server| server.to_string());
+        Self { reader: BufReader::new(stream), host, reusable: true }
     }
 
     /// Whether another request may follow on this connection.
@@ -81,8 +84,8 @@ impl Connection {
         limit: Duration,
     ) -> Result<Answer, Failure> {
         let end = Instant::now() + limit;
-        let mut head =
-            format!("{method} {target} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n", body.len());
+        let (host, length) = (&self.host, body.len());
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n");
         for (name, value) in fields {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -18,8 +18,11 @@ pub mod ledger;
 pub mod netns;
 pub mod nginx;
 pub mod placement;
+#[path = "../postgres/support.rs"]
+pub mod postgres;
 pub mod process;
 pub mod stats;
+pub mod tmpfs;
 #[path = "../checker/verdict.rs"]
 pub mod verdict;
 pub mod wait;

@@ -2,8 +2,9 @@
 //! outlives the test.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +21,8 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct Process {
     name: String,
     child: Child,
+    /// Its standard input, when it was started with one.
+    input: Option<ChildStdin>,
     log: PathBuf,
 }
 
@@ -29,18 +32,34 @@ impl Process {
     /// `setpriv --pdeathsig` lets the kernel end the child when the thread that started it ends, so
     /// that nothing is left behind when a test is killed: start children on a thread that stays.
     pub fn spawn(name: &str, log: &Path, program: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn_reading(Stdio::null(), name, log, program, env)
+    }
+
+    /// Like [`Process::spawn`], for a program that takes lines on its standard input: see [`Process::say`].
+    pub fn spawn_with_input(name: &str, log: &Path, program: &[&str]) -> Self {
+        Self::spawn_reading(Stdio::piped(), name, log, program, &[])
+    }
+
+    fn spawn_reading(input: Stdio, name: &str, log: &Path, program: &[&str], env: &[(&str, &str)]) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("the log file can be opened");
         let err = out.try_clone().expect("the log file can be shared");
-        let child = Command::new("setpriv")
+        let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .args(program)
             .envs(env.iter().copied())
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(out)
             .stderr(err)
             .spawn()
             .unwrap_or_else(|e| panic!("{name} can't be started (is util-linux installed?): {e}"));
-        Self { name: name.to_string(), child, log: log.to_path_buf() }
+        let input = child.stdin.take();
+        Self { name: name.to_string(), child, input, log: log.to_path_buf() }
+    }
+
+    /// Types one line into its standard input.
+    pub fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it was started with an input");
+        writeln!(input, "{line}").unwrap_or_else(|e| panic!("{} takes no input: {e}", self.name));
     }
 
     pub fn pid(&self) -> u32 {
@@ -49,8 +68,7 @@ impl Process {
 
     /// Sends a signal; nothing happens when the process has ended.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a child has a positive id");
-        let _ = kill_process(pid, signal);
+        send_signal(self.child.id(), signal);
     }
 
     /// SIGKILL, and waits for the end.
@@ -96,6 +114,24 @@ impl Drop for Process {
             eprintln!("--- last words of {} ({})\n{}", self.name, self.log.display(), self.last_words());
         }
     }
+}
+
+/// Sends a signal to any process of ours; nothing happens when it has ended.
+pub fn send_signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process has a positive id");
+    let _ = kill_process(pid, signal);
+}
+
+/// Whether there is a process with this id, if only one that waits for its parent to notice its end.
+pub fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The words of a process's command line.
+pub fn command_line(pid: u32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// CPU time (user and system) that a process and its threads used since it started.

@@ -1,0 +1,30 @@
+//! Whole installations of real processes, as somebody would run them who reads the README.
+//!
+//! | file | what runs |
+//! |---|---|
+//! | `dev` | `termgate dev`, spoken to as its welcome text says |
+//! | `ledger` | three nodes before `examples/ledger` before a PostgreSQL server of our own |
+//! | `full_disk` | nodes whose data directory lies on a file system that gets full |
+//! | `long_log` | a node that has much to apply when it starts again |
+//! | `told` | writes, and whether what landed is what their clients were told |
+//!
+//! Nothing here imports the `termgate` crate. What a machine can't do is said with `NOT TESTED`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dev;
+mod full_disk;
+mod ledger;
+mod long_log;
+mod told;
+
+use std::sync::{Mutex, MutexGuard};
+
+/// One installation at a time: timing under load of our own making would test the machine.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// Waits for the machine; a failed test before us does not matter.
+fn machine() -> MutexGuard<'static, ()> {
+    MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
