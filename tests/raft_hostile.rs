@@ -5,7 +5,7 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof, proptest
 use proptest::test_runner::Config as ProptestConfig;
 use termgate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term, Ticket};
 use termgate::raft::config::Config;
-use termgate::raft::effect::{DropReason, Effect, Event, Input};
+use termgate::raft::effect::{DropReason, Effect, Event, Input, Outcome};
 use termgate::raft::entry::{Durable, Entry, HardState, Membership, Payload};
 use termgate::raft::message::{
     AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, Message, Promise, ReadIndex,
@@ -141,14 +141,15 @@ proptest! {
         inputs in proptest::collection::vec((input(), 0u64..200), 1..60),
     ) {
         let mut node = node(voters);
-        let (mut term, mut commit, mut at) = (Term::ZERO, LogIndex::ZERO, 1);
+        let (mut term, mut commit, mut at, mut inputs_seen) = (Term::ZERO, LogIndex::ZERO, 1, 0);
         for (input, wait) in inputs {
             at += wait;
+            inputs_seen += 1;
             node.step(Instant::from_millis(at), input);
             drain(&mut node, Instant::from_millis(at));
             let view = node.view();
             assert!(view.term >= term && view.commit_index >= commit, "nothing runs back");
-            assert!(view.term.0 <= u64::MAX / 2 + 64, "a term that leaves no room is not adopted");
+            assert!(view.term.0 <= inputs_seen * (1 << 40) + 64, "a term far above the own one is not adopted");
             (term, commit) = (view.term, view.commit_index);
         }
     }
@@ -253,4 +254,59 @@ fn a_node_that_thinks_itself_a_learner_still_votes() {
     let learner =
         Membership { learners: [NodeId(1)].into(), ..Membership::of_voters([NodeId(2), NodeId(3)]) };
     assert!(grants(learner, LogId::new(Term(1), LogIndex(2))));
+}
+
+/// E2: after the highest term that one message can bring, there are terms left to be elected in.
+#[test]
+fn a_node_can_be_elected_after_the_highest_term_it_adopts() {
+    let mut node = node(3);
+    for term in [u64::MAX / 2, (1 << 40) + 1] {
+        node.step(Instant::from_millis(2), Input::Receive(heartbeat(2, term)));
+        assert_eq!(drain(&mut node, Instant::from_millis(2)), dropped(2, DropReason::Malformed));
+    }
+    node.step(Instant::from_millis(3), Input::Receive(heartbeat(2, 1 << 40)));
+    drain(&mut node, Instant::from_millis(3));
+    assert_eq!(node.view().term, Term(1 << 40));
+    let late = node.deadline();
+    node.step(late, Input::Timeout);
+    let asked: Vec<Term> = drain(&mut node, late)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Send { message, .. } => Some(message.term),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [Term((1 << 40) + 1); 2]);
+}
+
+/// A leader bounds what it keeps for its disk and its followers, in bytes as well as in entries.
+#[test]
+fn a_leader_bounds_the_bytes_it_has_not_committed() {
+    let membership = Membership::of_voters([NodeId(1)]);
+    let durable = Durable { membership, ..Durable::default() };
+    let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
+    let config = Config { max_uncommitted_bytes: 10, ..Config::new(NodeId(1)) };
+    let mut node = Node::new(config, boot, 1, Instant::from_millis(1));
+    let now = node.deadline();
+    node.step(now, Input::Timeout);
+    drain(&mut node, now);
+    let propose = |node: &mut Node, ticket: u64, bytes: usize| {
+        node.step(now, Input::Propose { ticket: Ticket(ticket), command: Bytes::from(vec![0; bytes]) });
+    };
+    propose(&mut node, 1, 100);
+    propose(&mut node, 2, 1);
+    let refused = Effect::Reply { ticket: Ticket(2), outcome: Outcome::Busy };
+    let effects = drain(&mut node, now);
+    assert!(effects.contains(&refused), "the first fits alone, the second does not: {effects:?}");
+    propose(&mut node, 3, 6);
+    propose(&mut node, 4, 4);
+    propose(&mut node, 5, 1);
+    let busy = drain(&mut node, now)
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Reply { ticket, outcome: Outcome::Busy } => Some(ticket.0),
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    assert_eq!(busy, [5], "what was committed counts no more");
 }

@@ -6,6 +6,10 @@
 //! to persist, what to send, whom to answer. The real loop (`run`) hands these to redb and quinn;
 //! the simulator hands them to a simulated disk and network. Both run this same file.
 //!
+//! Applying is cut into slices, one a turn. After a restart of all nodes the first commit hands the whole
+//! log out at once; a leader that applied it in one go would send no heartbeat meanwhile, and lose the
+//! office it has just won.
+//!
 //! Order inside one `Output` is part of the contract: publish [`Cycle::leadership`] first, then
 //! persist, then send, then answer. A lease is so dead in every reader's eyes before the message
 //! leaves that lets another node be elected (R4).
@@ -17,15 +21,18 @@ use bytes::Bytes;
 
 use crate::driver::handle::{Applied, ReadPoint, Refused, Transferred};
 use crate::fencing::leadership::Leadership;
-use crate::ids::{IoSeq, LogIndex, Term, Ticket};
+use crate::ids::{IoSeq, LogId, LogIndex, Term, Ticket};
 use crate::raft::Node;
 use crate::raft::effect::{Effect, Event, Input, Outcome};
 use crate::raft::entry::{Entry, Persist};
 use crate::raft::message::Message;
 use crate::raft::view::View;
-use crate::registry::command::{Answer, Command, Op};
+use crate::registry::command::{Command, Op};
 use crate::registry::machine::Machine;
 use crate::time::Instant;
+
+/// Entries applied in one turn: about a millisecond's worth, a small part of a heartbeat interval.
+const APPLY_SLICE: usize = 1024;
 
 /// The synchronous heart of a node.
 #[derive(Debug)]
@@ -38,8 +45,10 @@ pub struct Cycle {
     held: VecDeque<(IoSeq, Message)>,
     /// Confirmed reads that wait until their position is applied.
     reads: BTreeMap<LogIndex, Vec<(Ticket, Term)>>,
-    /// What the entries applied in this turn answered; drained by the turn's replies.
-    answers: BTreeMap<LogIndex, Answer>,
+    /// Committed entries that are not applied yet.
+    backlog: VecDeque<Entry>,
+    /// Who waits for which of them.
+    committed: BTreeMap<LogIndex, Ticket>,
     /// The term in which each transfer was asked for.
     transfers: BTreeMap<Ticket, Term>,
     /// What the turn wants done so far.
@@ -81,7 +90,8 @@ impl Cycle {
             durable: IoSeq::ZERO,
             held: VecDeque::new(),
             reads: BTreeMap::new(),
-            answers: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            committed: BTreeMap::new(),
             transfers: BTreeMap::new(),
             output: Output::default(),
         }
@@ -117,16 +127,27 @@ impl Cycle {
 
     /// Carries out what follows from everything fed since the last call.
     pub fn drain(&mut self, now: Instant) -> Output {
-        while let Some(effect) = self.node.poll() {
-            self.carry_out(now, effect);
+        let mut slice = APPLY_SLICE;
+        loop {
+            while let Some(effect) = self.node.poll() {
+                self.carry_out(effect);
+            }
+            // What the application makes possible is carried out in the same turn.
+            slice -= self.apply(now, slice);
+            if slice == 0 || self.backlog.is_empty() {
+                break;
+            }
         }
-        self.answers.clear();
+        while let Some(effect) = self.node.poll() {
+            self.carry_out(effect);
+        }
         std::mem::take(&mut self.output)
     }
 
-    /// When to call [`Cycle::step`] with [`Input::Timeout`] at the latest.
+    /// When to call [`Cycle::step`] with [`Input::Timeout`] at the latest: at once, while there is more
+    /// to apply.
     pub fn deadline(&self) -> Instant {
-        self.node.deadline()
+        if self.backlog.is_empty() { self.node.deadline() } else { Instant::ZERO }
     }
 
     /// The core's state.
@@ -144,11 +165,11 @@ impl Cycle {
         &self.machine
     }
 
-    fn carry_out(&mut self, now: Instant, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(persist) => self.output.persist.push(persist),
             Effect::Send { message, after } => self.send(message, after),
-            Effect::Apply(entries) => self.apply(now, &entries),
+            Effect::Apply(entries) => self.backlog.extend(entries),
             Effect::Reply { ticket, outcome } => self.reply(ticket, outcome),
             Effect::Event(event) => self.output.events.push(event),
         }
@@ -170,18 +191,25 @@ impl Cycle {
         }
     }
 
-    fn apply(&mut self, now: Instant, entries: &[Entry]) {
-        let Some(last) = entries.last() else { return };
+    /// Applies up to `limit` committed entries, and answers who waited for them; returns how many.
+    fn apply(&mut self, now: Instant, limit: usize) -> usize {
+        let entries: Vec<Entry> = self.backlog.drain(..limit.min(self.backlog.len())).collect();
+        let Some(last) = entries.last().map(|entry| entry.id.index) else { return 0 };
+        let mut answers = Vec::with_capacity(entries.len());
         {
             let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
-            for entry in entries {
-                if let Some(answer) = machine.apply(entry) {
-                    self.answers.insert(entry.id.index, answer);
-                }
+            answers.extend(entries.iter().map(|entry| machine.apply(entry)));
+        }
+        for (entry, answer) in entries.iter().zip(answers) {
+            let LogId { index, term } = entry.id;
+            if let Some(ticket) = self.committed.remove(&index) {
+                let answer = answer.expect("a proposal is a command, and commands are answered");
+                self.output.answers.push((ticket, Answered::Applied(Applied { index, term, answer })));
             }
         }
-        self.node.step(now, Input::Applied { index: last.id.index });
-        self.serve_reads(last.id.index);
+        self.node.step(now, Input::Applied { index: last });
+        self.serve_reads(last);
+        entries.len()
     }
 
     fn serve_reads(&mut self, applied: LogIndex) {
@@ -197,9 +225,9 @@ impl Cycle {
         let from_term = self.transfers.remove(&ticket);
         let answered = match outcome {
             Outcome::Committed(id) => {
-                let answer = self.answers.remove(&id.index);
-                let answer = answer.expect("a proposal is answered in the turn that applies it");
-                Answered::Applied(Applied { index: id.index, term: id.term, answer })
+                assert!(id.index > self.node.last_applied(), "who waits is known before the entry is applied");
+                self.committed.insert(id.index, ticket);
+                return;
             }
             Outcome::ReadAt { index, term } => {
                 self.reads.entry(index).or_default().push((ticket, term));
@@ -214,5 +242,82 @@ impl Cycle {
             Outcome::TransferRefused(why) => Answered::Refused(Refused::Transfer(why)),
         };
         self.output.answers.push((ticket, answered));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Life, NodeId};
+    use crate::raft::Boot;
+    use crate::raft::config::Config;
+    use crate::raft::effect::RoleKind;
+    use crate::raft::entry::{Durable, HardState, Membership, Payload};
+    use crate::time::Duration;
+
+    const NOW: Instant = Instant::from_millis(1000);
+
+    /// The only node of a cluster, started again over a log of `count` entries.
+    fn restarted_alone(count: u64) -> Cycle {
+        let entry = |index| Entry {
+            id: LogId::new(Term(1), LogIndex(index)),
+            payload: Payload::NoOp { leader: NodeId(1) },
+        };
+        let durable = Durable {
+            hard_state: HardState { current_term: Term(1), voted_for: None },
+            membership: Membership::of_voters([NodeId(1)]),
+            log: (1..=count).map(entry).collect(),
+            ..Durable::default()
+        };
+        let boot = Boot { durable, life: Life { incarnation: 1, boot: 2 }, promised: Duration::ZERO };
+        let node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::ZERO);
+        Cycle::new(node, Arc::new(RwLock::new(Machine::new(Vec::new()))))
+    }
+
+    /// Obeys one output's writes as a perfect disk would.
+    fn persist(cycle: &mut Cycle, output: &Output) {
+        if let Some(last) = output.persist.last() {
+            cycle.feed(NOW, Input::Persisted { io: last.io });
+        }
+    }
+
+    #[test]
+    fn a_long_log_is_applied_in_slices_and_the_loop_goes_on_between_them() {
+        let count = 3 * APPLY_SLICE as u64;
+        let mut cycle = restarted_alone(count);
+        let output = cycle.step(NOW, Input::Timeout);
+        persist(&mut cycle, &output);
+        let output = cycle.drain(NOW);
+        persist(&mut cycle, &output);
+        cycle.drain(NOW);
+        assert_eq!(cycle.view().commit_index, LogIndex(count + 1), "all is committed at once");
+        let mut turns = 0;
+        while cycle.view().last_applied < cycle.view().commit_index {
+            assert_eq!(cycle.deadline(), Instant::ZERO, "the next turn comes without waiting");
+            assert_eq!(cycle.view().role, RoleKind::Leader);
+            assert_eq!(cycle.leadership().fence, None, "no token before the no-op is applied");
+            cycle.drain(NOW);
+            turns += 1;
+        }
+        assert_eq!(turns, 3);
+        assert_eq!(cycle.leadership().fence, Some(Term(2)));
+        assert!(cycle.deadline() > NOW);
+    }
+
+    #[test]
+    fn a_proposal_is_answered_when_it_is_applied_and_not_before() {
+        let mut cycle = restarted_alone(2 * APPLY_SLICE as u64);
+        let output = cycle.step(NOW, Input::Timeout);
+        persist(&mut cycle, &output);
+        let op = Op::FenceRaised { resource: "r".to_owned(), term: Term(2), node: NodeId(1) };
+        cycle.propose(NOW, op, Ticket(7));
+        let output = cycle.drain(NOW);
+        persist(&mut cycle, &output);
+        let mut answers = Vec::new();
+        while cycle.view().last_applied < cycle.view().commit_index || cycle.view().commit_index.0 == 0 {
+            assert!(answers.is_empty());
+            answers = cycle.drain(NOW).answers;
+        }
+        assert!(matches!(answers[..], [(Ticket(7), Answered::Applied(_))]), "{answers:?}");
     }
 }

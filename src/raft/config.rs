@@ -24,6 +24,9 @@ pub struct Config {
     pub lease_reads: bool,
     /// Entries a leader may have appended and not committed; more is answered `Busy`.
     pub max_uncommitted: usize,
+    /// Bytes of commands a leader may have appended and not committed; more is answered `Busy`. One
+    /// command always fits.
+    pub max_uncommitted_bytes: usize,
     /// Bytes of entries in one AppendEntries.
     pub max_append_bytes: usize,
     /// AppendEntries with entries on their way to one follower, unanswered.
@@ -47,6 +50,8 @@ impl Config {
             lease_reads: true,
             // A second of a fast cluster's writes; beyond it, waiting only grows the tail.
             max_uncommitted: 16_384,
+            // Kept in memory at the leader, and queued for its disk.
+            max_uncommitted_bytes: 64 * 1024 * 1024,
             // Fits a stream's flow-control window several times over.
             max_append_bytes: 256 * 1024,
             max_inflight_messages: 64,

@@ -25,9 +25,18 @@ pub(super) struct Leader {
     pub suspect_since: Option<Instant>,
     pub reads: Reads,
     /// Who waits for which entry.
-    proposals: BTreeMap<LogIndex, Ticket>,
+    proposals: BTreeMap<LogIndex, Proposal>,
+    /// Bytes of the commands that are proposed and not committed.
+    proposed_bytes: usize,
     pub transfer: Option<Transfer>,
     heartbeat_at: Instant,
+}
+
+/// A command that is not committed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Proposal {
+    ticket: Ticket,
+    size: usize,
 }
 
 impl Leader {
@@ -40,6 +49,7 @@ impl Leader {
             suspect_since: None,
             reads: Reads::default(),
             proposals: BTreeMap::new(),
+            proposed_bytes: 0,
             transfer: None,
             heartbeat_at: core.now,
         };
@@ -59,12 +69,21 @@ impl Leader {
 
     /// A caller wants a command in the log.
     pub fn on_propose(&mut self, core: &mut Core, ticket: Ticket, command: bytes::Bytes) {
+        if self.transfer.is_some() {
+            // Who leads next takes it: nothing happened, and the caller may wait for that node.
+            return core.reply(ticket, Outcome::NotLeader { leader: None });
+        }
         let uncommitted = core.last_log().index.0 - core.commit_index.0;
-        if self.transfer.is_some() || uncommitted >= core.config.max_uncommitted as u64 {
+        let (limits, bytes) = (&core.config, self.proposed_bytes + command.len());
+        let full = uncommitted >= limits.max_uncommitted as u64 || bytes > limits.max_uncommitted_bytes;
+        // One command always fits, however large.
+        if full && uncommitted > 0 {
             return core.reply(ticket, Outcome::Busy);
         }
+        self.proposed_bytes = bytes;
+        let size = command.len();
         let index = self.append(core, Payload::Command(command));
-        self.proposals.insert(index, ticket);
+        self.proposals.insert(index, Proposal { ticket, size });
     }
 
     /// Wants to read, here or at a follower. The position is this leader's own (R3); what was
@@ -210,7 +229,8 @@ impl Leader {
         if held > core.commit_index && core.log.term_at(held) == Some(core.term()) {
             core.commit_to(held);
             let waiting = self.proposals.split_off(&held.next());
-            for (index, ticket) in std::mem::replace(&mut self.proposals, waiting) {
+            for (index, Proposal { ticket, size }) in std::mem::replace(&mut self.proposals, waiting) {
+                self.proposed_bytes -= size;
                 core.reply(ticket, Outcome::Committed(LogId::new(core.term(), index)));
             }
         }
@@ -291,8 +311,8 @@ impl Leader {
     /// Leadership is over: who waited is told what is known. An entry in the log may still be
     /// committed by the next leader, so nobody may say that it failed (P5).
     pub fn retire(&mut self, core: &mut Core) {
-        for ticket in std::mem::take(&mut self.proposals).into_values() {
-            core.reply(ticket, Outcome::Unknown);
+        for proposal in std::mem::take(&mut self.proposals).into_values() {
+            core.reply(proposal.ticket, Outcome::Unknown);
         }
         for read in std::mem::take(&mut self.reads).into_waiting() {
             match read.reader {

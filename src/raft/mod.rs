@@ -68,8 +68,9 @@
 //! - *Binding a directory to its member* (V8). A member's new, empty data directory is taken as a new
 //!   life. It has forgotten its votes; until membership change can exclude it, the operator must not
 //!   give an old name to an empty disk while the cluster runs.
-//! - *Byzantine peers*. Claims that contradict the protocol are dropped, never obeyed and never fatal,
-//!   but a member that lies consistently about its log or its promises is believed.
+//! - *Byzantine peers*. Claims that contradict the protocol are dropped and never obeyed, but a member
+//!   that lies consistently about its log or its promises is believed; one that claims this node had
+//!   acknowledged what it does not hold ends this node (C14).
 
 pub mod config;
 mod core;

@@ -24,8 +24,12 @@ use crate::raft::read_index::Reader;
 use crate::time::Duration;
 
 /// No honest cluster gets here: at a thousand elections a second it would take longer than the
-/// universe has existed. A peer that claims more must not push this node where no term is left.
+/// universe has existed. A peer that claims more is mistaken.
 const HIGHEST_NUMBER: u64 = u64::MAX / 2;
+
+/// How far a term may lie above the own one: a thousand elections a second for thirty years. One
+/// message must not push this node where no term is left to campaign in.
+const HIGHEST_TERM_JUMP: u64 = 1 << 40;
 
 /// The longest promise that is believed; longer ones are a mistake.
 const LONGEST_PROMISE: Duration = Duration::from_secs(3600);
@@ -62,7 +66,7 @@ impl Node {
         if !core.membership().members().contains(&message.from) {
             return Err(DropReason::NotAMember);
         }
-        if !is_plausible(message) {
+        if !is_plausible(message) || message.term.0.saturating_sub(core.term().0) > HIGHEST_TERM_JUMP {
             return Err(DropReason::Malformed);
         }
         match note_life(core, message.from, message.life) {
