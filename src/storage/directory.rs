@@ -44,9 +44,14 @@ pub(super) fn open_or_make(dir: &Path, place: &Place) -> Result<(File, PathBuf),
     Ok((file.map_err(|e| place.unopenable(e))?, path))
 }
 
+/// Whether the data file at `path` is being made.
+pub(super) fn is_new(path: &Path) -> bool {
+    path.ends_with(NEW_NAME)
+}
+
 /// Gives a file that was just made its name, durably.
 pub(super) fn settle(dir: &Path, path: &Path) -> io::Result<()> {
-    if path.ends_with(NEW_NAME) {
+    if is_new(path) {
         fs::rename(path, dir.join(FILE_NAME))?;
     }
     File::open(dir)?.sync_all()

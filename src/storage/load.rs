@@ -1,6 +1,6 @@
 //! A start: everything is read and checked, and only then is the new life written.
 //!
-//! A refused start changes nothing, so that it can be tried again after the mend.
+//! A refused start changes no record, so that it can be tried again after the mend.
 
 use redb::{Database, ReadableTable, Table, TableHandle, WriteTransaction};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::format::{
     self, Bounds, FORMAT, Format, KEY_BOUNDS, KEY_FORMAT, KEY_HARD_STATE, KEY_LIVES, KEY_MEMBERSHIP,
     KEY_OWNER, LOG, Lives, META, Owner, RAFT,
 };
-use super::{Identity, Opened};
+use super::{Identity, Opened, Start};
 use crate::ids::{Life, LogId};
 use crate::raft::entry::{Durable, Entry, HardState};
 use crate::time::Duration;
@@ -25,24 +25,24 @@ type Log<'txn> = Table<'txn, u64, &'static [u8]>;
 pub(super) fn start_life(
     db: &Database,
     place: &Place,
-    identity: &Identity,
-    promise: Duration,
-    incarnation: u64,
+    start: &Start<'_>,
 ) -> Result<Opened, StorageError> {
     let txn = super::begin(db, place)?;
     let opened = {
         let fresh = is_fresh(&txn, place)?;
+        if fresh && !start.may_be_new {
+            return Err(place.corrupt("it holds nothing, not even the first start"));
+        }
         let open = |e| place.redb("opening its tables", redb::Error::from(e));
         let mut meta = txn.open_table(META).map_err(open)?;
         let mut raft = txn.open_table(RAFT).map_err(open)?;
         let log = txn.open_table(LOG).map_err(open)?;
         if fresh {
-            lay_ground(&mut meta, &mut raft, identity, incarnation, place)?;
+            lay_ground(&mut meta, &mut raft, start, place)?;
         }
-        check_format(&meta, place)?;
-        let owner = check_owner(&meta, identity, place)?;
+        let owner = check_owner(&meta, start.identity, place)?;
         let durable = read_durable(&raft, &log, place)?;
-        let (boot, promised) = next_life(&mut meta, promise, place)?;
+        let (boot, promised) = next_life(&mut meta, start.promise, place)?;
         Opened { durable, life: Life { incarnation: owner.incarnation, boot }, promised }
     };
     txn.commit().map_err(|e| place.redb("starting a new life", e))?;
@@ -56,6 +56,10 @@ fn is_fresh(txn: &WriteTransaction, place: &Place) -> Result<bool, StorageError>
     if names.is_empty() {
         return Ok(true);
     }
+    if names.iter().any(|name| name == META.name()) {
+        // First of all: a later format may have other tables.
+        check_format(&txn.open_table(META).map_err(|e| place.redb("opening its tables", e))?, place)?;
+    }
     for ours in [META.name(), RAFT.name(), LOG.name()] {
         if !names.iter().any(|name| name == ours) {
             return Err(place.foreign(format!("it has tables {names:?} and no table {ours:?}")));
@@ -67,10 +71,10 @@ fn is_fresh(txn: &WriteTransaction, place: &Place) -> Result<bool, StorageError>
 fn lay_ground(
     meta: &mut Named<'_>,
     raft: &mut Named<'_>,
-    identity: &Identity,
-    incarnation: u64,
+    start: &Start<'_>,
     place: &Place,
 ) -> Result<(), StorageError> {
+    let Start { identity, incarnation, .. } = *start;
     let format = Format { number: FORMAT, written_by: env!("CARGO_PKG_VERSION").to_owned() };
     let record = format::seal(KEY_FORMAT.as_bytes(), &format.encode());
     meta.insert(KEY_FORMAT, record.as_slice()).map_err(|e| place.redb("writing its format", e))?;

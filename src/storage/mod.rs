@@ -102,6 +102,19 @@ pub struct Store {
     lock: Option<File>,
 }
 
+/// What a start brings with it.
+#[derive(Debug)]
+struct Start<'a> {
+    identity: &'a Identity,
+    /// What this life will promise its voters at most.
+    promise: Duration,
+    /// For a directory that is made now.
+    incarnation: u64,
+    /// Whether the data file may be one that is made now. A file without content is damage otherwise,
+    /// and must not be taken for a node that never voted.
+    may_be_new: bool,
+}
+
 /// What the last commit left, for checking the next one.
 #[derive(Debug, Clone, Copy)]
 struct Tip {
@@ -123,7 +136,8 @@ impl Store {
         let lock = directory::lock(dir, &place)?;
         let (file, path) = directory::open_or_make(dir, &place)?;
         let backend = FileBackend::new(file).map_err(|e| place.redb("opening it", e))?;
-        let (mut store, opened) = Self::open_in(place, backend, identity, promise, rand::random())?;
+        let start = Start { identity, promise, incarnation: rand::random(), may_be_new: directory::is_new(&path) };
+        let (mut store, opened) = Self::open_in(place, backend, &start)?;
         directory::settle(dir, &path).map_err(|e| store.place.unopenable(e))?;
         store.lock = Some(lock);
         Ok((store, opened))
@@ -145,20 +159,19 @@ impl Store {
         promise: Duration,
         incarnation: u64,
     ) -> Result<(Self, Opened), StorageError> {
-        Self::open_in(Place("(given backend)".to_owned()), backend, identity, promise, incarnation)
+        let start = Start { identity, promise, incarnation, may_be_new: true };
+        Self::open_in(Place("(given backend)".to_owned()), backend, &start)
     }
 
     fn open_in(
         place: Place,
         backend: impl StorageBackend,
-        identity: &Identity,
-        promise: Duration,
-        incarnation: u64,
+        start: &Start<'_>,
     ) -> Result<(Self, Opened), StorageError> {
         // redb may panic on a damaged file; for whoever starts the node that is damage like any other.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let db = open_database(&place, backend)?;
-            let opened = load::start_life(&db, &place, identity, promise, incarnation)?;
+            let opened = load::start_life(&db, &place, start)?;
             Ok((db, opened))
         }));
         let (db, opened) = match opened {

@@ -188,6 +188,33 @@ fn refuses_a_later_format_and_names_the_version_that_wrote_it() {
     assert!(error.contains("start termgate 9.8.7 or later"), "{error}");
 }
 
+/// ST-2: a later format may lack tables of this one.
+#[test]
+fn refuses_a_later_format_by_its_name_also_when_it_has_other_tables() {
+    let dir = filled();
+    tamper(&dir, |txn| {
+        let later = Format { number: 2, written_by: "9.8.7".to_owned() };
+        let record = format::seal(KEY_FORMAT.as_bytes(), &later.encode());
+        txn.open_table(META).unwrap().insert(KEY_FORMAT, record.as_slice()).unwrap();
+        txn.delete_table(RAFT).unwrap();
+    });
+    let error = refusal(&dir);
+    assert!(error.contains("start termgate 9.8.7 or later"), "{error}");
+}
+
+/// ST-10: a node that voted must not come back as one that never did.
+#[test]
+fn refuses_a_data_file_that_lost_all_its_tables() {
+    let dir = filled();
+    tamper(&dir, |txn| {
+        txn.delete_table(META).unwrap();
+        txn.delete_table(RAFT).unwrap();
+        txn.delete_table(LOG).unwrap();
+    });
+    let error = refusal(&dir);
+    assert!(error.contains("holds nothing"), "{error}");
+}
+
 #[test]
 fn refuses_a_file_of_somebody_else() {
     let dir = TempDir::new().unwrap();
