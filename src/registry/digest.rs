@@ -31,6 +31,11 @@ impl Digest {
         }
     }
 
+    /// The fingerprint that [`Digest::value`] gave.
+    pub const fn of_value(value: u64) -> Self {
+        Self(value)
+    }
+
     /// The fingerprint as a number.
     pub const fn value(self) -> u64 {
         self.0

@@ -16,21 +16,28 @@
 //! A version is the log index of a key's last modification, never a counter beside the key: a key
 //! that is deleted and made again can't repeat a version that somebody still compares with.
 //!
-//! Left out: sessions and elections inside the registry, and snapshots of this state.
+//! A copy of the state is cheap (`ordered`), so a snapshot is taken of a copy while entries go on being
+//! applied; `snapshot` turns it into bytes and back.
+//!
+//! Left out: sessions and elections inside the registry.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::raft::entry::{Entry, Membership, Payload};
 use crate::registry::command::{Answer, Command, Condition, Member, Op};
 use crate::registry::digest::Digest;
 use crate::registry::limits;
+use crate::registry::ordered::Ordered;
+
+pub mod snapshot;
 
 /// A key's value and where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Value {
     /// The bytes.
     pub value: Bytes,
@@ -43,7 +50,7 @@ pub struct Value {
 }
 
 /// Who led a term, and the entry that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderRecord {
     /// The term.
     pub term: Term,
@@ -54,7 +61,7 @@ pub struct LeaderRecord {
 }
 
 /// The highest fence that is known to stand at a resource's backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceRecord {
     /// The token.
     pub term: Term,
@@ -68,7 +75,7 @@ pub struct FenceRecord {
 #[derive(Debug, Clone)]
 pub struct Machine {
     applied: LogId,
-    keys: BTreeMap<String, Value>,
+    keys: Ordered<Value>,
     /// Bytes of all keys and values.
     bytes: usize,
     members: BTreeMap<NodeId, Member>,
@@ -84,7 +91,7 @@ impl Machine {
     pub fn new(members: Vec<Member>) -> Self {
         Self {
             applied: LogId::ZERO,
-            keys: BTreeMap::new(),
+            keys: Ordered::default(),
             bytes: 0,
             members: members.into_iter().map(|m| (m.id, m)).collect(),
             membership: Membership::default(),
@@ -263,11 +270,7 @@ impl Machine {
         start: Bound<&str>,
         limit: usize,
     ) -> impl Iterator<Item = (&str, &Value)> {
-        self.keys
-            .range::<str, _>((start, Bound::Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
-            .take(limit)
-            .map(|(key, value)| (key.as_str(), value))
+        self.keys.range(start).take_while(move |(key, _)| key.starts_with(prefix)).take(limit)
     }
 
     /// How many keys there are.

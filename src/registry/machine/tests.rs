@@ -140,8 +140,10 @@ fn all_values_together_have_a_limit_and_deleting_makes_room() {
 fn the_number_of_keys_has_a_limit() {
     let mut run = Run::new();
     let value = Value { value: Bytes::new(), version: LogIndex(0), created: LogIndex(0), term: Term(0) };
-    run.0.keys = (0..limits::KEYS).map(|i| (i.to_string(), value.clone())).collect();
-    run.0.bytes = run.0.keys.keys().map(String::len).sum();
+    for key in (0..limits::KEYS).map(|i| i.to_string()) {
+        run.0.bytes += key.len();
+        run.0.keys.insert(key, value.clone());
+    }
     assert!(matches!(run.op(put("one more", "", Condition::None)), Answer::LimitExceeded(_)));
     assert_eq!(run.op(put("7", "", Condition::None)), done(2), "those that exist can be modified");
 }
