@@ -16,6 +16,8 @@ const FSYNC_BUCKETS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
 /// Seconds; from one round trip to several failed elections.
 const ELECTION_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5.0];
+/// Seconds; from an empty registry to a full one on a slow disk.
+const SNAPSHOT_BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0];
 /// Seconds; a proxied request.
 const REQUEST_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -107,6 +109,12 @@ metrics! {
     peer_contact_age_ms: Family<PeerLabel, Gauge> = Family::default(), "peer_contact_age_ms";
     /// Durable commits of the store, in seconds
     fsync_seconds: Histogram = Histogram::new(FSYNC_BUCKETS), "fsync_seconds";
+    /// Snapshots of the own state, from the copy to the flushed file, in seconds
+    snapshot_seconds: Histogram = Histogram::new(SNAPSHOT_BUCKETS), "snapshot_seconds";
+    /// Snapshots fetched from a leader, whole and verified
+    snapshots_fetched: Counter = Counter::default(), "snapshots_fetched";
+    /// Entries in the log, in memory and on disk
+    log_entries: Gauge = Gauge::default(), "log_entries";
     /// Milliseconds the oldest unfinished write of the store has been waiting
     fsync_outstanding_ms: Gauge = Gauge::default(), "fsync_outstanding_ms";
     /// Refused or dropped messages, votes, connections and requests

@@ -5,6 +5,8 @@
 //! Faults: loss, duplication, reordering, a heavy tail of late messages, cuts and one-way cuts,
 //! crashes that lose what is not on disk, slow disks, clocks of different rates, transfers.
 
+mod model;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -179,6 +181,7 @@ impl World {
                 Effect::Reply { ticket, outcome } => self.reply(ticket, outcome),
                 Effect::Event(Event::LostData { claimed }) => panic!("seed {}: lost {claimed}", self.seed),
                 Effect::Event(_) => {}
+                Effect::Snapshot(_) => unreachable!("nobody takes snapshots here"),
             }
         }
         self.check();
@@ -286,11 +289,7 @@ impl World {
         }
         while host.queue.front().is_some_and(|write| write.io.0 <= io) {
             let Some(write) = host.queue.pop_front() else { break };
-            host.disk.hard_state = write.hard_state.unwrap_or(host.disk.hard_state);
-            if let Some(from) = write.truncate_from {
-                host.disk.log.retain(|entry| entry.id.index < from);
-            }
-            host.disk.log.extend(write.append);
+            model::keep(&mut host.disk, &write);
         }
         let waiting = std::mem::take(&mut host.waiting);
         let (leave, wait): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(after, _)| after.0 <= io);

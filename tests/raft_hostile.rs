@@ -224,7 +224,8 @@ fn grants(membership: Membership, last_log: LogId) -> bool {
         payload: Payload::NoOp { leader: NodeId(2) },
     };
     let hard_state = HardState { current_term: Term(2), voted_for: Some(NodeId(2)) };
-    let durable = Durable { hard_state, membership, base: LogId::ZERO, log: vec![entry(1), entry(2)] };
+    let log = vec![entry(1), entry(2)];
+    let durable = Durable { hard_state, membership, log, ..Durable::default() };
     let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
     let mut node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1));
     let ballot = Ballot { campaign: Campaign(1), pre_vote: false };

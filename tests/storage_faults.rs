@@ -6,6 +6,7 @@
 //! vote is forgotten, no term goes back, and no acknowledged entry is lost.
 
 mod disk;
+mod model;
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration as Wait;
@@ -46,7 +47,8 @@ fn workload() -> Vec<Persist> {
         let vote = |to: Option<u64>| Some(HardState { current_term: Term(term), voted_for: to.map(NodeId) });
         let mut write = |hard_state, truncate_from: Option<u64>, append| {
             let io = IoSeq(writes.len() as u64 + 1);
-            writes.push(Persist { io, hard_state, truncate_from: truncate_from.map(LogIndex), append });
+            let truncate_from = truncate_from.map(LogIndex);
+            writes.push(Persist { io, hard_state, compact: None, truncate_from, append });
         };
         write(vote(None), None, vec![]);
         write(vote(Some(term % 3 + 1)), None, vec![]);
@@ -67,11 +69,7 @@ fn states(writes: &[Persist]) -> Vec<Durable> {
     let mut state = Durable { membership: identity().membership, ..Durable::default() };
     let mut all = vec![state.clone()];
     for write in writes {
-        state.hard_state = write.hard_state.unwrap_or(state.hard_state);
-        if let Some(from) = write.truncate_from {
-            state.log.retain(|entry| entry.id.index < from);
-        }
-        state.log.extend(write.append.iter().cloned());
+        model::keep(&mut state, write);
         all.push(state.clone());
     }
     all
@@ -238,6 +236,7 @@ fn an_acknowledged_commit_that_was_damaged_is_not_rolled_back() {
     let append = |i| Persist {
         io: IoSeq(i),
         hard_state: Some(term),
+        compact: None,
         truncate_from: None,
         append: vec![entry(i, 1, 200)],
     };

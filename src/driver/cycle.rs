@@ -21,11 +21,11 @@ use bytes::Bytes;
 
 use crate::driver::handle::{Applied, ReadPoint, Refused, Transferred};
 use crate::fencing::leadership::Leadership;
-use crate::ids::{IoSeq, LogId, LogIndex, Term, Ticket};
+use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term, Ticket};
 use crate::raft::Node;
-use crate::raft::effect::{Effect, Event, Input, Outcome};
-use crate::raft::entry::{Entry, Persist};
-use crate::raft::message::Message;
+use crate::raft::effect::{Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
+use crate::raft::entry::{Entry, Membership, Persist, Snapshot, SnapshotId};
+use crate::raft::message::{FetchSnapshot, Message};
 use crate::raft::view::View;
 use crate::registry::command::{Command, Op};
 use crate::registry::machine::Machine;
@@ -51,6 +51,12 @@ pub struct Cycle {
     committed: BTreeMap<LogIndex, Ticket>,
     /// The term in which each transfer was asked for.
     transfers: BTreeMap<Ticket, Term>,
+    /// Whether a snapshot is being taken.
+    taking: bool,
+    /// Writes after which a start begins with another snapshot.
+    settling: VecDeque<(IoSeq, SnapshotId)>,
+    /// A state that was fetched, until the core installs it.
+    fetched: Option<(SnapshotId, Machine)>,
     /// What the turn wants done so far.
     output: Output,
 }
@@ -60,12 +66,66 @@ pub struct Cycle {
 pub struct Output {
     /// For the persistence queue.
     pub persist: Vec<Persist>,
+    /// For the keeper of snapshots.
+    pub snapshots: Vec<SnapshotWork>,
     /// For the network; everything these depend on is durable.
     pub send: Vec<Message>,
     /// For the callers.
     pub answers: Vec<(Ticket, Answered)>,
     /// For the log and the metrics.
     pub events: Vec<Event>,
+}
+
+/// Work on the content of snapshots, for somebody who may take his time.
+#[derive(Debug, Clone)]
+pub enum SnapshotWork {
+    /// Write `machine` down, durably, and report [`SnapshotDone::Taken`].
+    Take {
+        /// The last entry it stands for.
+        last: LogId,
+        /// The membership after it.
+        membership: Membership,
+        /// A copy of the state machine.
+        machine: Machine,
+    },
+    /// See [`SnapshotEffect::Begin`].
+    Begin(Snapshot),
+    /// See [`SnapshotEffect::Store`].
+    Store {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// From which byte.
+        offset: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// See [`SnapshotEffect::Finish`].
+    Finish(SnapshotId),
+    /// A start begins with this snapshot, durably: those before it may go.
+    Settled(SnapshotId),
+    /// See [`SnapshotEffect::Serve`].
+    Serve {
+        /// The follower.
+        to: NodeId,
+        /// What it wants.
+        wanted: FetchSnapshot,
+    },
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum SnapshotDone {
+    /// For the core, as it is.
+    Report(SnapshotInput),
+    /// After [`SnapshotWork::Take`].
+    Taken(Snapshot),
+    /// After [`SnapshotWork::Finish`].
+    Fetched {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// What it holds.
+        machine: Box<Machine>,
+    },
 }
 
 /// How a caller's request ended.
@@ -82,7 +142,7 @@ pub enum Answered {
 }
 
 impl Cycle {
-    /// Joins a core that has just started with an empty state machine.
+    /// Joins a core that has just started with the state machine of its snapshot, or an empty one.
     pub fn new(node: Node, machine: Arc<RwLock<Machine>>) -> Self {
         Self {
             node,
@@ -93,6 +153,9 @@ impl Cycle {
             backlog: VecDeque::new(),
             committed: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            taking: false,
+            settling: VecDeque::new(),
+            fetched: None,
             output: Output::default(),
         }
     }
@@ -125,23 +188,57 @@ impl Cycle {
         }
     }
 
+    /// The keeper of snapshots reports.
+    pub fn snapshot_done(&mut self, now: Instant, done: SnapshotDone) {
+        let input = match done {
+            SnapshotDone::Report(input) => input,
+            SnapshotDone::Taken(snapshot) => {
+                self.taking = false;
+                SnapshotInput::Taken(snapshot)
+            }
+            SnapshotDone::Fetched { id, machine } => {
+                self.fetched = Some((id, *machine));
+                SnapshotInput::Fetched(id)
+            }
+        };
+        self.feed(now, Input::Snapshot(input));
+        // If the core had a use for it, it was taken by now.
+        self.drain_effects();
+        self.fetched = None;
+    }
+
     /// Carries out what follows from everything fed since the last call.
     pub fn drain(&mut self, now: Instant) -> Output {
         let mut slice = APPLY_SLICE;
         loop {
-            while let Some(effect) = self.node.poll() {
-                self.carry_out(effect);
-            }
+            self.drain_effects();
             // What the application makes possible is carried out in the same turn.
             slice -= self.apply(now, slice);
             if slice == 0 || self.backlog.is_empty() {
                 break;
             }
         }
+        self.drain_effects();
+        self.take_snapshot();
+        std::mem::take(&mut self.output)
+    }
+
+    fn drain_effects(&mut self) {
         while let Some(effect) = self.node.poll() {
             self.carry_out(effect);
         }
-        std::mem::take(&mut self.output)
+    }
+
+    /// One at a time, and as long as the core wants one (N10).
+    fn take_snapshot(&mut self) {
+        if self.taking {
+            return;
+        }
+        let Some((last, membership)) = self.node.wants_snapshot() else { return };
+        self.taking = true;
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner).clone();
+        assert_eq!(machine.applied(), last, "the state machine stands where the core says");
+        self.output.snapshots.push(SnapshotWork::Take { last, membership, machine });
     }
 
     /// When to call [`Cycle::step`] with [`Input::Timeout`] at the latest: at once, while there is more
@@ -167,12 +264,43 @@ impl Cycle {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(persist) => self.output.persist.push(persist),
+            Effect::Persist(persist) => {
+                let snapshot = persist.compact.as_ref().map(|compaction| compaction.snapshot.id);
+                self.settling.extend(snapshot.map(|id| (persist.io, id)));
+                self.output.persist.push(persist);
+            }
             Effect::Send { message, after } => self.send(message, after),
             Effect::Apply(entries) => self.backlog.extend(entries),
             Effect::Reply { ticket, outcome } => self.reply(ticket, outcome),
+            Effect::Snapshot(effect) => self.snapshot(effect),
             Effect::Event(event) => self.output.events.push(event),
         }
+    }
+
+    fn snapshot(&mut self, effect: SnapshotEffect) {
+        let work = match effect {
+            SnapshotEffect::Begin(snapshot) => SnapshotWork::Begin(snapshot),
+            SnapshotEffect::Store { id, offset, bytes } => SnapshotWork::Store { id, offset, bytes },
+            SnapshotEffect::Finish(id) => SnapshotWork::Finish(id),
+            SnapshotEffect::Serve { to, wanted } => SnapshotWork::Serve { to, wanted },
+            SnapshotEffect::Restore(snapshot) => return self.restore(&snapshot),
+        };
+        self.output.snapshots.push(work);
+    }
+
+    /// The fetched state takes the place of the present one. What was committed and not applied yet is
+    /// part of it; who waited for the answer of such an entry will not hear it.
+    fn restore(&mut self, snapshot: &Snapshot) {
+        let last = snapshot.id.last.index;
+        let (id, machine) = self.fetched.take().expect("the core installs what was reported as fetched");
+        assert_eq!(id, snapshot.id, "the core installs what was fetched last");
+        self.machine.write().unwrap_or_else(PoisonError::into_inner).replace(machine);
+        self.backlog.retain(|entry| entry.id.index > last);
+        let still_waiting = self.committed.split_off(&last.next());
+        for ticket in std::mem::replace(&mut self.committed, still_waiting).into_values() {
+            self.output.answers.push((ticket, Answered::Refused(Refused::Unknown)));
+        }
+        self.serve_reads(last);
     }
 
     fn send(&mut self, message: Message, after: Option<IoSeq>) {
@@ -186,6 +314,9 @@ impl Cycle {
     fn release(&mut self, io: IoSeq) {
         assert!(io >= self.durable, "the persistence watermark went back from {} to {io}", self.durable);
         self.durable = io;
+        while let Some((_, id)) = self.settling.pop_front_if(|(write, _)| *write <= io) {
+            self.output.snapshots.push(SnapshotWork::Settled(id));
+        }
         for (after, message) in std::mem::take(&mut self.held) {
             self.send(message, Some(after));
         }
@@ -248,11 +379,11 @@ impl Cycle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Life, NodeId};
+    use crate::ids::Life;
     use crate::raft::Boot;
     use crate::raft::config::Config;
     use crate::raft::effect::RoleKind;
-    use crate::raft::entry::{Durable, HardState, Membership, Payload};
+    use crate::raft::entry::{Durable, HardState, Payload};
     use crate::time::Duration;
 
     const NOW: Instant = Instant::from_millis(1000);

@@ -11,6 +11,7 @@
 //! | `cycle` | one turn without IO: core, state machine, what waits; the simulator runs it too |
 //! | `run` | the loop on its own thread: one event in, one turn, its output carried out |
 //! | `inbox` | what wakes it, and in which order |
+//! | `keeper` | the thread for the content of snapshots |
 //! | `fatal` | why the loop ends by itself, and who is told |
 //! | `pending` | who waits, by ticket |
 //! | `observe` | counts, logs, and distrusts the clock |
@@ -20,6 +21,7 @@ pub mod cycle;
 pub mod fatal;
 pub mod handle;
 mod inbox;
+pub mod keeper;
 mod observe;
 mod pending;
 pub mod run;

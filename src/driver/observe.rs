@@ -125,6 +125,7 @@ impl Observer {
         metrics.last_applied.set(signed(leadership.last_applied.0));
         metrics.fsync_outstanding_ms.set(oldest_write.map_or(0, |since| millis(now.since(since))));
         let view = cycle.view();
+        metrics.log_entries.set(signed(view.last_log.index.0 - view.log_base.index.0));
         metrics.quorum_answer_age_ms.set(view.quorum_contact.map_or(-1, |at| millis(now.since(at))));
         self.peers(now, view.last_log.index, &view.peers);
     }

@@ -33,6 +33,17 @@ pub struct Config {
     pub max_inflight_messages: usize,
     /// Bytes of entries on their way to one follower, unanswered.
     pub max_inflight_bytes: usize,
+    /// Applied entries after which a snapshot is taken.
+    pub snapshot_entries: u64,
+    /// Bytes of applied entries after which a snapshot is taken, whichever comes first.
+    pub snapshot_bytes: usize,
+    /// Entries that a snapshot stands for and that are kept all the same, for followers that are a
+    /// little behind.
+    pub snapshot_keep: u64,
+    /// Bytes of a snapshot asked for in one piece, and pieces asked for ahead.
+    pub chunk_bytes: u32,
+    /// Pieces asked for and not stored yet.
+    pub max_inflight_chunks: u32,
     /// Reads that may wait for a position at once; more is answered `Busy`.
     pub max_pending_reads: usize,
 }
@@ -56,6 +67,15 @@ impl Config {
             max_append_bytes: 256 * 1024,
             max_inflight_messages: 64,
             max_inflight_bytes: 4 * 1024 * 1024,
+            // A restart replays at most so much: a second's worth of a busy cluster, and a log that fits
+            // into memory many times over.
+            snapshot_entries: 100_000,
+            snapshot_bytes: 64 * 1024 * 1024,
+            // What a follower misses in a restart.
+            snapshot_keep: 10_000,
+            // Well below a frame's limit; together a few round trips' worth of a wide-area link.
+            chunk_bytes: 256 * 1024,
+            max_inflight_chunks: 8,
             max_pending_reads: 65_536,
         }
     }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::stretch;
 use crate::raft::config::Config;
-use crate::raft::effect::{DropReason, Effect, Event, Outcome};
-use crate::raft::entry::{Entry, HardState, Membership, Persist};
+use crate::raft::effect::{DropReason, Effect, Event, Outcome, SnapshotEffect};
+use crate::raft::entry::{Compaction, Entry, HardState, Membership, Persist, Snapshot};
 use crate::raft::log::Log;
 use crate::raft::message::{Body, Message};
 use crate::raft::node::Boot;
@@ -106,6 +106,10 @@ pub(super) struct Core {
     pub disk_stalled: bool,
     /// The newest life seen of each member.
     pub lives: BTreeMap<NodeId, Life>,
+    /// The newest snapshot of this node's own state, or installed here.
+    pub snapshot: Option<Snapshot>,
+    /// Bytes of the entries that were committed since it was taken.
+    pub bytes_since_snapshot: usize,
     /// A transfer that this node began as leader and whose end it has not heard yet.
     pub departure: Option<Departure>,
     pub effects: VecDeque<Effect>,
@@ -124,13 +128,17 @@ impl Core {
         // R7: this life does not know what an earlier one promised, so it keeps the longest such
         // promise, on a clock that may run fast.
         let hold = stretch(boot.promised, config.clock_drift_ppm);
+        // What a snapshot stands for is committed, and the state machine begins with it (C10).
+        let started_at = boot.durable.snapshot.as_ref().map_or(LogIndex::ZERO, |s| s.id.last.index);
         Self {
             life: boot.life,
             now,
             hard_state: boot.durable.hard_state,
-            commit_index: log.base().index,
-            last_applied: log.base().index,
+            commit_index: started_at,
+            last_applied: started_at,
             log,
+            snapshot: boot.durable.snapshot,
+            bytes_since_snapshot: 0,
             promised: Promised { until: now, to: None, hold_until: now + hold },
             disk_stalled: false,
             lives: BTreeMap::new(),
@@ -204,25 +212,75 @@ impl Core {
 
     fn persist_hard_state(&mut self) {
         let hard_state = Some(self.hard_state);
-        self.hard_state_io = self.persist(hard_state, None, &[]);
+        self.hard_state_io = self.persist(Persist { hard_state, ..self.write() });
     }
 
     /// Cuts the log before `from`, if given, and appends.
     pub fn write_log(&mut self, from: Option<LogIndex>, entries: &[Entry]) {
         assert!(from.is_none_or(|from| from > self.commit_index), "what is committed is never cut (C14)");
-        let io = self.persist(None, from, entries);
+        let io = self.persist(Persist { truncate_from: from, append: entries.to_vec(), ..self.write() });
         self.log.splice(from, entries, io);
     }
 
+    /// The own state was written down: begin the log later, but keep what comes after `needed`.
+    pub fn compact(&mut self, snapshot: Snapshot, needed: Option<LogIndex>) {
+        let last = snapshot.id.last.index;
+        self.bytes_since_snapshot = self.log.size(last, self.commit_index);
+        let kept = last.0.saturating_sub(self.config.snapshot_keep);
+        let base = LogIndex(kept).min(self.log.durable_index()).min(needed.unwrap_or(last));
+        let base = base.max(self.log.base().index);
+        let term = self.log.term_at(base).expect("the log reaches from its base to what is applied");
+        let base = LogId::new(term, base);
+        self.log.compact(base);
+        let compact = Some(Compaction { snapshot: snapshot.clone(), base, keeps_tail: true });
+        self.persist(Persist { compact, ..self.write() });
+        self.snapshot = Some(snapshot);
+    }
+
+    /// A fetched snapshot takes the place of everything up to its last entry (N1, N2, N4).
+    pub fn install(&mut self, snapshot: Snapshot) {
+        let last = snapshot.id.last;
+        assert!(last.index > self.commit_index, "what is committed is never replaced (N3, N5)");
+        let keeps_tail = self.log.holds(last) && last.index <= self.log.durable_index();
+        let compact = Some(Compaction { snapshot: snapshot.clone(), base: last, keeps_tail });
+        let io = self.persist(Persist { compact, ..self.write() });
+        if keeps_tail {
+            self.log.compact(last);
+        } else {
+            self.log.reset(last, snapshot.membership.clone(), io);
+        }
+        self.commit_index = last.index;
+        self.last_applied = last.index;
+        self.bytes_since_snapshot = 0;
+        self.effects.push_back(Effect::Snapshot(SnapshotEffect::Restore(snapshot.clone())));
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Whether it is time to write the state down. A level and no edge: asked again after every step, it
+    /// can't be forgotten (N10).
+    pub fn wants_snapshot(&self) -> bool {
+        let taken = self.snapshot.as_ref().map_or(LogIndex::ZERO, |snapshot| snapshot.id.last.index);
+        let entries = self.last_applied.0.saturating_sub(taken.0);
+        let much = self.bytes_since_snapshot >= self.config.snapshot_bytes;
+        entries > 0 && (entries >= self.config.snapshot_entries || much)
+    }
+
+    /// A write with nothing in it yet.
+    fn write(&self) -> Persist {
+        Persist { io: self.io.next(), hard_state: None, compact: None, truncate_from: None, append: Vec::new() }
+    }
+
     /// Queues a write; joins the one that was queued last while nothing has come after it.
-    fn persist(&mut self, hard: Option<HardState>, from: Option<LogIndex>, append: &[Entry]) -> IoSeq {
-        if let (Some(Effect::Persist(last)), None) = (self.effects.back_mut(), from) {
-            last.hard_state = hard.or(last.hard_state);
-            last.append.extend_from_slice(append);
+    fn persist(&mut self, write: Persist) -> IoSeq {
+        if let Some(Effect::Persist(last)) = self.effects.back_mut()
+            && write.truncate_from.is_none()
+            && write.compact.is_none()
+        {
+            last.hard_state = write.hard_state.or(last.hard_state);
+            last.append.extend(write.append);
             return last.io;
         }
-        self.io = self.io.next();
-        let write = Persist { io: self.io, hard_state: hard, truncate_from: from, append: append.to_vec() };
+        self.io = write.io;
         self.effects.push_back(Effect::Persist(write));
         self.io
     }
@@ -274,6 +332,7 @@ impl Core {
     pub fn commit_to(&mut self, index: LogIndex) {
         assert!(index <= self.log.last().index, "only what the log holds can be committed");
         if index > self.commit_index {
+            self.bytes_since_snapshot += self.log.size(self.commit_index, index);
             let entries = self.log.range(self.commit_index, index);
             self.commit_index = index;
             self.effects.push_back(Effect::Apply(entries));

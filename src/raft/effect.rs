@@ -8,8 +8,8 @@
 use bytes::Bytes;
 
 use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term, Ticket};
-use crate::raft::entry::{Entry, Persist};
-use crate::raft::message::{Message, VoteRefusal};
+use crate::raft::entry::{Entry, Persist, Snapshot, SnapshotId};
+use crate::raft::message::{FetchSnapshot, Message, SnapshotChunk, VoteRefusal};
 
 /// Everything that can happen to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,9 +50,43 @@ pub enum Input {
     /// The oldest write has been outstanding for longer than half an election timeout, or that
     /// ended. A stalled leader steps down; a stalled node does not campaign (L9).
     DiskStalled(bool),
+    /// Something happened to the content of a snapshot.
+    Snapshot(SnapshotInput),
     /// The clock may have missed time: a gap between two turns of the loop, or a suspend. The
     /// lease is suspect until a quorum answers a beat that was sent after this.
     ClockSuspect,
+}
+
+/// What can happen to the content of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SnapshotInput {
+    /// This node's own state was written down, durably.
+    Taken(Snapshot),
+    /// After [`SnapshotEffect::Begin`]: these many bytes are there already.
+    Begun {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// A prefix of so many bytes.
+        have: u64,
+    },
+    /// After [`SnapshotEffect::Store`]: everything up to here is there.
+    Stored {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// A prefix of so many bytes.
+        have: u64,
+    },
+    /// After [`SnapshotEffect::Finish`]: it is whole, decoded and durable.
+    Fetched(SnapshotId),
+    /// After [`SnapshotEffect::Serve`]: the piece that was wanted.
+    Read {
+        /// Who wants it.
+        to: NodeId,
+        /// The piece.
+        chunk: SnapshotChunk,
+    },
+    /// What was fetched is of no use: damaged, or it could not be kept.
+    Failed(SnapshotId),
 }
 
 /// What a step wants done, in order.
@@ -77,8 +111,40 @@ pub enum Effect {
         /// How it ended.
         outcome: Outcome,
     },
+    /// Something for whoever keeps the snapshots' content.
+    Snapshot(SnapshotEffect),
     /// Something for the log and the metrics.
     Event(Event),
+}
+
+/// What is to be done about the content of snapshots, which the core never sees.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SnapshotEffect {
+    /// A snapshot will arrive in pieces. Report [`SnapshotInput::Begun`] with what is there of it
+    /// already; pieces of any other are of no use any more.
+    Begin(Snapshot),
+    /// Keep the next piece, then report [`SnapshotInput::Stored`].
+    Store {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// From which byte.
+        offset: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// All pieces are there: verify and decode the whole, make it durable, and report
+    /// [`SnapshotInput::Fetched`].
+    Finish(SnapshotId),
+    /// Replace the state machine by the fetched one, now. The effects before this one still belong to
+    /// the old one, those after it to the new one (N9).
+    Restore(Snapshot),
+    /// Answer a follower with a piece.
+    Serve {
+        /// The follower.
+        to: NodeId,
+        /// What it wants.
+        wanted: FetchSnapshot,
+    },
 }
 
 /// How a request to the core ended. There is no variant for "probably".

@@ -95,6 +95,39 @@ impl Membership {
     }
 }
 
+/// Names the content of one snapshot, for ever: the same at every node that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SnapshotId {
+    /// The last entry it stands for.
+    pub last: LogId,
+    /// SHA-256 of its content.
+    pub digest: [u8; 32],
+}
+
+/// A snapshot, without its content: the state after `id.last`, which is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Which one.
+    pub id: SnapshotId,
+    /// Bytes of its content.
+    pub size: u64,
+    /// The membership after `id.last` (N4).
+    pub membership: Membership,
+}
+
+/// From now on a start begins with `snapshot`, and the log after `base`. One transaction with the rest
+/// of its [`Persist`] (N8); the snapshot's content is durable before.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Compaction {
+    /// What the state machine begins with.
+    pub snapshot: Snapshot,
+    /// The entry just before the first that is kept; not behind the snapshot's last.
+    pub base: LogId,
+    /// Whether entries behind `base` are kept. They are not when the log and the snapshot differ at
+    /// `base`, or the log does not reach it (N1).
+    pub keeps_tail: bool,
+}
+
 /// One write of the persistence queue. All of it becomes durable in one transaction, in the order
 /// of the queue; a later completion covers every earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,6 +136,8 @@ pub struct Persist {
     pub io: crate::ids::IoSeq,
     /// The new hard state, when it changed.
     pub hard_state: Option<HardState>,
+    /// Begin the log later, before anything else is done to it.
+    pub compact: Option<Compaction>,
     /// Remove this entry and all after it, before `append`.
     pub truncate_from: Option<LogIndex>,
     /// New entries, contiguous.
@@ -114,10 +149,12 @@ pub struct Persist {
 pub struct Durable {
     /// The last hard state.
     pub hard_state: HardState,
-    /// The membership before the first entry of `log` (from the first configuration, or, later, a
-    /// snapshot).
+    /// What the state machine begins with, once the log was compacted.
+    pub snapshot: Option<Snapshot>,
+    /// The membership in force where a start begins: of the snapshot, or the first configuration's.
     pub membership: Membership,
-    /// The entry just before the first of `log`: zero until the log is compacted.
+    /// The entry just before the first of `log`: zero until the log is compacted. Not behind the
+    /// snapshot's last entry: some of what the snapshot stands for is kept for followers.
     pub base: LogId,
     /// The log, contiguous from `base.index + 1`.
     pub log: Vec<Entry>,

@@ -2,11 +2,12 @@
 
 use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Session};
 use crate::raft::core::Core;
-use crate::raft::effect::{DropReason, Event, Outcome};
+use crate::raft::effect::{DropReason, Event, Outcome, SnapshotInput};
 use crate::raft::entry::Entry;
+use crate::raft::fetch::Fetch;
 use crate::raft::message::{
-    AppendEntries, AppendEntriesResponse, AppendResult, Beat, Body, Promise, ReadIndex, ReadIndexResponse,
-    TimeoutNow,
+    AppendEntries, AppendEntriesResponse, AppendResult, Beat, Body, InstallSnapshot, Promise, ReadIndex,
+    ReadIndexResponse, SnapshotChunk, TimeoutNow,
 };
 use crate::raft::read_index::Forwarded;
 use crate::time::Instant;
@@ -20,11 +21,13 @@ pub(super) struct Follower {
     pub deadline: Instant,
     /// Own reads that the leader was asked about.
     pub reads: Forwarded,
+    /// A snapshot on its way here.
+    pub fetch: Option<Fetch>,
 }
 
 impl Follower {
     pub fn new(core: &mut Core) -> Self {
-        Self { leader: None, deadline: core.election_deadline(), reads: Forwarded::default() }
+        Self { leader: None, deadline: core.election_deadline(), reads: Forwarded::default(), fetch: None }
     }
 
     /// AppendEntries of this term's leader.
@@ -33,10 +36,7 @@ impl Follower {
             // Two leaders in a term, or entries that no leader would send.
             return core.dropped(from, DropReason::Malformed);
         }
-        self.leader = Some(from);
-        core.promised.renew(core.now, core.config.election_timeout_min, from, core.term(), session);
-        self.deadline = core.election_deadline();
-        self.ask_again(core, from);
+        self.hear(core, from, session);
         match match_entries(core, append) {
             Fit::Accepted(match_index) => {
                 // Not beyond what is known to be the leader's: the own tail may diverge (M16).
@@ -51,6 +51,65 @@ impl Follower {
                 respond(core, from, session, append.beat, result, IoSeq::ZERO);
             }
             Fit::Impossible => core.dropped(from, DropReason::Malformed),
+        }
+    }
+
+    /// This term's leader was heard.
+    fn hear(&mut self, core: &mut Core, from: NodeId, session: Session) {
+        self.leader = Some(from);
+        core.promised.renew(core.now, core.config.election_timeout_min, from, core.term(), session);
+        self.deadline = core.election_deadline();
+        self.ask_again(core, from);
+    }
+
+    /// The leader offers a snapshot, because it no longer has what this node lacks.
+    pub fn on_offer(&mut self, core: &mut Core, from: NodeId, session: Session, offer: &InstallSnapshot) {
+        if self.leader.is_some_and(|leader| leader != from) {
+            return core.dropped(from, DropReason::Malformed);
+        }
+        self.hear(core, from, session);
+        let last = offer.snapshot.id.last;
+        if core.log.holds(last) {
+            // What a snapshot stands for is committed, and this log agrees with it up to its end.
+            core.commit_to(last.index.max(core.commit_index));
+        }
+        if last.index <= core.commit_index {
+            // N3: nothing to install.
+            let match_index = core.commit_index;
+            let covering = core.log.write_covering(match_index).unwrap_or(IoSeq::ZERO);
+            let result = AppendResult::Accepted { match_index };
+            return respond(core, from, session, offer.beat, result, covering);
+        }
+        if self.fetch.is_none() {
+            self.fetch = Some(Fetch::begin(core, offer.snapshot.clone()));
+        }
+    }
+
+    /// A piece of a snapshot. An empty one means that the leader no longer has it: its next offer names
+    /// one that it has.
+    pub fn on_chunk(&mut self, core: &mut Core, from: NodeId, chunk: &SnapshotChunk) {
+        let wanted = self.fetch.as_mut().filter(|fetch| fetch.id() == chunk.id && self.leader == Some(from));
+        match wanted {
+            None => core.dropped(from, DropReason::Late),
+            Some(_) if chunk.bytes.is_empty() => self.fetch = None,
+            Some(fetch) => fetch.on_chunk(core, from, chunk),
+        }
+    }
+
+    /// The keeper of the snapshots' content reports.
+    pub fn on_snapshot(&mut self, core: &mut Core, input: &SnapshotInput) {
+        let Some(fetch) = &mut self.fetch else { return };
+        match *input {
+            SnapshotInput::Failed(id) if id == fetch.id() => self.fetch = None,
+            SnapshotInput::Fetched(id) if id == fetch.id() => {
+                let snapshot = fetch.snapshot().clone();
+                self.fetch = None;
+                // Entries may have come another way meanwhile (N3).
+                if snapshot.id.last.index > core.commit_index {
+                    core.install(snapshot);
+                }
+            }
+            _ => fetch.on_input(core, self.leader, input),
         }
     }
 

@@ -6,9 +6,10 @@ use crate::ids::{IoSeq, LogId, LogIndex, NodeId, ReadPos, Session, Ticket};
 use crate::lease::{Lease, promise_end};
 use crate::raft::core::Core;
 use crate::raft::effect::{Cause, DropReason, Outcome};
-use crate::raft::entry::{Entry, Payload};
+use crate::raft::entry::{Entry, Payload, SnapshotId};
 use crate::raft::message::{
-    AppendEntries, AppendEntriesResponse, AppendResult, Beat, Body, Message, ReadIndexResponse,
+    AppendEntries, AppendEntriesResponse, AppendResult, Beat, Body, InstallSnapshot, Message,
+    ReadIndexResponse,
 };
 use crate::raft::progress::Progress;
 use crate::raft::read_index::{Reader, Reads};
@@ -122,6 +123,10 @@ impl Leader {
             let append = AppendEntries { prev_log, entries, leader_commit, beat };
             core.send(to, peer.session, Body::AppendEntries(append), IoSeq::ZERO);
         }
+        if let Some(snapshot) = peer.next_offer(&core.log, core.snapshot.as_ref()) {
+            let offer = Body::InstallSnapshot(InstallSnapshot { snapshot, beat });
+            core.send(to, peer.session, offer, IoSeq::ZERO);
+        }
         // A follower that holds what is committed, and does not know it, is told without delay.
         if core.commit_index.min(peer.match_index) > peer.commit_told {
             send_beat(core, to, peer, beat);
@@ -205,7 +210,7 @@ impl Leader {
                 core.dropped(message.from, DropReason::Malformed);
             }
             AppendResult::Accepted { match_index } => {
-                peer.accepted(core.now, response, match_index);
+                peer.accepted(core.now, response, match_index, &core.log);
                 self.advance(core);
             }
             AppendResult::Conflict { rejected, hint } => {
@@ -256,6 +261,23 @@ impl Leader {
                 Reader::Here(ticket) => core.reply(ticket, Outcome::ReadAt { index: read.index, term }),
                 Reader::There(node, id) => answer_read(core, node, id, Some(read.index)),
             }
+        }
+    }
+
+    /// The last entry that a follower which fetches a snapshot will have: what comes after it is needed
+    /// when it is done, or it would have to fetch the next one, for ever. Not while the log grows beyond
+    /// all bounds: then the follower begins anew.
+    pub fn entries_needed(&self, core: &Core) -> Option<LogIndex> {
+        let bound = core.config.snapshot_entries.saturating_mul(4).max(core.config.snapshot_keep);
+        let waited_for = self.peers.values().filter_map(Progress::fetching).map(|id| id.last.index).min();
+        waited_for.filter(|_| (core.log.len() as u64) < bound)
+    }
+
+    /// The content of a snapshot is no longer there: who was offered it is offered the newest.
+    pub fn on_gone(&mut self, core: &Core, gone: SnapshotId) {
+        let newest = core.snapshot.as_ref().filter(|snapshot| snapshot.id != gone);
+        for peer in self.peers.values_mut().filter(|peer| peer.fetching() == Some(gone)) {
+            newest.into_iter().for_each(|snapshot| peer.offer(snapshot.clone()));
         }
     }
 

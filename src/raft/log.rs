@@ -11,7 +11,8 @@
 //! it names is still the last one that covers the entry: cutting the log forgets the writes of the
 //! cut part, so an old completion can't stand for new entries at the same place (C2, C6).
 //!
-//! No disk, no messages. `base` is where a compacted log begins; until snapshots exist it is 0.
+//! No disk, no messages. `base` is where a compacted log begins: the last entry that is not there any
+//! more, and known to be committed.
 
 use std::collections::VecDeque;
 
@@ -103,9 +104,19 @@ impl Log {
 
     /// The entries after `after`, up to and including `last`.
     pub fn range(&self, after: LogIndex, last: LogIndex) -> Vec<Entry> {
+        self.between(after, last).to_vec()
+    }
+
+    fn between(&self, after: LogIndex, last: LogIndex) -> &[Entry] {
         let from = self.offset(after.next()).unwrap_or(0).min(self.entries.len());
         let to = self.offset(last.next()).unwrap_or(0).clamp(from, self.entries.len());
-        self.entries[from..to].to_vec()
+        &self.entries[from..to]
+    }
+
+    /// The membership after `index`, which is inside the log or its base.
+    pub fn membership_at(&self, index: LogIndex) -> &Membership {
+        let known = self.memberships.partition_point(|(at, _)| *at <= index);
+        &self.memberships[known.max(1) - 1].1
     }
 
     /// Cuts the log before `from`, if given, and appends `entries`; `io` is the write that makes
@@ -133,6 +144,30 @@ impl Log {
         self.entries.push(entry);
     }
 
+    /// Begins the log after `base`, which it holds. The membership in force at `base` goes with it.
+    pub fn compact(&mut self, base: LogId) {
+        assert!(self.holds(base), "a log is compacted at an entry of its own");
+        assert!(base.index <= self.durable_index(), "what the disk still owes is not compacted");
+        let gone = self.offset(base.index.next()).unwrap_or(0).min(self.entries.len());
+        self.entries.drain(..gone);
+        let at_base = self.memberships.partition_point(|(at, _)| *at <= base.index);
+        self.memberships.drain(..at_base - 1);
+        self.base = base;
+    }
+
+    /// Begins the log anew after `base`, without any entry. `io` is the write that makes this durable.
+    pub fn reset(&mut self, base: LogId, membership: Membership, io: IoSeq) {
+        self.base = base;
+        self.entries.clear();
+        self.memberships = vec![(base.index, membership)];
+        self.writing = VecDeque::from([(base.index, io)]);
+    }
+
+    /// The size of the entries after `after`, up to and including `last`.
+    pub fn size(&self, after: LogIndex, last: LogIndex) -> usize {
+        self.between(after, last).iter().map(Entry::size).sum()
+    }
+
     /// Everything up to `io` is on disk.
     pub fn persisted(&mut self, io: IoSeq) {
         self.writing.retain(|(_, writing)| *writing > io);
@@ -144,6 +179,11 @@ impl Log {
             Some((first, _)) => first.prev().unwrap_or(LogIndex::ZERO),
             None => self.last().index,
         }
+    }
+
+    /// How many entries are in memory.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// What must complete before everything up to `index` is durable; `None` when it is.

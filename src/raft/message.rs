@@ -5,10 +5,11 @@
 //! life of the sender is recognised and dropped. Bytes become messages in `transport::codec`;
 //! nothing here panics on what a peer may claim.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Campaign, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
-use crate::raft::entry::Entry;
+use crate::raft::entry::{Entry, Snapshot, SnapshotId};
 use crate::time::{Duration, Instant};
 
 /// One message from one node to another.
@@ -47,6 +48,13 @@ pub enum Body {
     ReadIndex(ReadIndex),
     /// The answer to it.
     ReadIndexResponse(ReadIndexResponse),
+    /// The leader no longer has the entries that the receiver lacks, and offers a snapshot in their
+    /// place (thesis 5.3). Answered like AppendEntries.
+    InstallSnapshot(InstallSnapshot),
+    /// A follower asks for a piece of the snapshot that it was offered.
+    FetchSnapshot(FetchSnapshot),
+    /// The piece.
+    SnapshotChunk(SnapshotChunk),
 }
 
 /// Asks for a vote.
@@ -189,4 +197,38 @@ pub struct ReadIndexResponse {
     pub id: u64,
     /// Where to read once applied; `None` when the asked node cannot confirm that it leads.
     pub index: Option<LogIndex>,
+}
+
+/// Offers a snapshot. The follower fetches it piece by piece, at its own pace and from where it stands,
+/// so that a broken transfer goes on where it broke, and a slow one holds nothing back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InstallSnapshot {
+    /// What is offered.
+    pub snapshot: Snapshot,
+    /// What the response must echo.
+    pub beat: Beat,
+}
+
+/// Asks for one piece of a snapshot's content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FetchSnapshot {
+    /// Of which snapshot.
+    pub id: SnapshotId,
+    /// From which byte.
+    pub offset: u64,
+    /// How many bytes at most.
+    pub length: u32,
+}
+
+/// One piece of a snapshot's content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SnapshotChunk {
+    /// Of which snapshot.
+    pub id: SnapshotId,
+    /// From which byte.
+    pub offset: u64,
+    /// CRC-32 of `bytes`.
+    pub checksum: u32,
+    /// What was asked for, or less at the end. Empty: the sender no longer has this snapshot.
+    pub bytes: Bytes,
 }

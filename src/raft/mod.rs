@@ -77,6 +77,7 @@ mod core;
 pub mod effect;
 mod election;
 pub mod entry;
+mod fetch;
 mod follower;
 mod invariants;
 mod leader;

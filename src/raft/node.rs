@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{Life, LogIndex, NodeId, Term, Ticket};
+use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::Lease;
 use crate::raft::config::Config;
 use crate::raft::core::Core;
-use crate::raft::effect::{Cause, Effect, Event, Input, Outcome, RoleKind, TransferRefusal};
+use crate::raft::effect::{
+    Cause, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal,
+};
 use crate::raft::election::Candidate;
-use crate::raft::entry::Durable;
+use crate::raft::entry::{Durable, Membership};
 use crate::raft::follower::Follower;
 use crate::raft::leader::Leader;
 use crate::raft::leadership::Leadership;
+use crate::raft::message::Body;
 use crate::raft::read_index::Reader;
 use crate::raft::transfer::Release;
 use crate::raft::view::{PeerView, View};
@@ -73,6 +76,7 @@ impl Node {
                 self.on_durable();
             }
             Input::Applied { index } => self.core.applied(index),
+            Input::Snapshot(input) => self.on_snapshot(input),
             Input::DiskStalled(stalled) => self.on_disk_stalled(stalled),
             Input::ClockSuspect => {
                 if let Role::Leader(leader) = &mut self.role {
@@ -101,7 +105,9 @@ impl Node {
     pub fn deadline(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => {
-                follower.reads.deadline().map_or(follower.deadline, |reads| reads.min(follower.deadline))
+                let fetch = follower.fetch.as_ref().and_then(|fetch| fetch.deadline(&self.core.config));
+                let others = follower.reads.deadline().into_iter().chain(fetch);
+                others.fold(follower.deadline, Instant::min)
             }
             Role::Candidate(candidate) => candidate.deadline.min(candidate.ask_again),
             Role::Leader(leader) => leader.deadline(&self.core),
@@ -151,6 +157,8 @@ impl Node {
             term: shown.term,
             leader: shown.leader,
             last_log: core.last_log(),
+            log_base: core.log.base(),
+            snapshot: core.snapshot.as_ref().map(|snapshot| snapshot.id.last),
             commit_index: shown.commit_index,
             last_applied: shown.last_applied,
             membership: core.membership().clone(),
@@ -230,6 +238,9 @@ impl Node {
         match &mut self.role {
             Role::Follower(follower) => {
                 follower.expire_reads(&mut self.core);
+                if let Some(fetch) = &mut follower.fetch {
+                    fetch.on_timeout(&mut self.core, follower.leader);
+                }
                 if now >= follower.deadline {
                     self.campaign(Cause::ElectionTimeout);
                 }
@@ -251,6 +262,41 @@ impl Node {
             Role::Leader(leader) => leader.advance(&mut self.core),
             Role::Follower(_) => {}
         }
+    }
+
+    /// The content of a snapshot: taken here, or on its way here. A follower that becomes something else
+    /// forgets what it was fetching; whoever keeps the content does not.
+    fn on_snapshot(&mut self, input: SnapshotInput) {
+        match (input, &mut self.role) {
+            (SnapshotInput::Taken(snapshot), role) => {
+                let taken = self.core.snapshot.as_ref().map(|snapshot| snapshot.id.last.index);
+                let last = snapshot.id.last.index;
+                let is_newer = taken < Some(last) && last > self.core.log.base().index;
+                if is_newer && last <= self.core.last_applied {
+                    let needed = match role {
+                        Role::Leader(leader) => leader.entries_needed(&self.core),
+                        _ => None,
+                    };
+                    self.core.compact(snapshot, needed);
+                }
+            }
+            (SnapshotInput::Read { to, chunk }, Role::Leader(leader)) => {
+                if chunk.bytes.is_empty() {
+                    leader.on_gone(&self.core, chunk.id);
+                }
+                self.core.send(to, Session::ZERO, Body::SnapshotChunk(chunk), IoSeq::ZERO);
+            }
+            (input, Role::Follower(follower)) => follower.on_snapshot(&mut self.core, &input),
+            _ => {}
+        }
+    }
+
+    /// What a snapshot taken now would stand for, when it is time to take one.
+    pub fn wants_snapshot(&self) -> Option<(LogId, Membership)> {
+        let core = &self.core;
+        let index = core.last_applied;
+        let term = core.log.term_at(index)?;
+        core.wants_snapshot().then(|| (LogId::new(term, index), core.log.membership_at(index).clone()))
     }
 
     /// L9: a node whose disk stalls can't lead, and can't vote for itself.

@@ -7,10 +7,13 @@
 //!     |     conflict, or no answer for
 //!     |     too long
 //!     | session begins: new leader, or new life of the follower
+//!
+//!   any --- what it lacks was compacted (N6) ---> Snapshot --- it has installed it ---> Replicate
 //! ```
 //!
 //! *Probe* looks for the last common entry, one message at a time. *Replicate* streams ahead of
-//! the answers, bounded by messages and by bytes in flight. Heartbeats are outside of both: they
+//! the answers, bounded by messages and by bytes in flight. *Snapshot* offers one snapshot at every
+//! heartbeat, always the same (N7), until the follower has it; the follower fetches it by itself. Heartbeats are outside of both: they
 //! name the last entry that is known to match, so they are always accepted, and never wait for a
 //! window (and so one that does *not* fit is a proof of lost data, C14).
 //!
@@ -20,7 +23,7 @@ use std::collections::VecDeque;
 
 use crate::ids::{LogId, LogIndex, ReadPos, Session};
 use crate::raft::config::Config;
-use crate::raft::entry::Entry;
+use crate::raft::entry::{Entry, Snapshot, SnapshotId};
 use crate::raft::log::Log;
 use crate::raft::message::{AppendEntriesResponse, Promise};
 use crate::time::Instant;
@@ -56,6 +59,13 @@ pub(super) struct Progress {
 enum Flow {
     /// Looking for the last common entry; `asked` while a probe is unanswered.
     Probe { asked: Option<Instant> },
+    /// What it lacks is no longer in the log.
+    Snapshot {
+        /// What it was offered; the same until it has it.
+        snapshot: Snapshot,
+        /// Whether it is to be offered now.
+        due: bool,
+    },
     /// Streaming.
     Replicate { inflight: VecDeque<Inflight>, bytes: usize },
 }
@@ -100,7 +110,37 @@ impl Progress {
 
     /// What a heartbeat names as the entry before it: the last that is known to match.
     pub fn known_match(&self, log: &Log) -> LogId {
-        log.term_at(self.match_index).map_or(log.base(), |term| LogId::new(term, self.match_index))
+        // What was compacted can't be named; every log has the place before its first entry.
+        log.term_at(self.match_index).map_or(LogId::ZERO, |term| LogId::new(term, self.match_index))
+    }
+
+    /// The snapshot to offer now, when only that can help. What was offered first goes on being offered
+    /// while the log still has what comes after it.
+    pub fn next_offer(&mut self, log: &Log, newest: Option<&Snapshot>) -> Option<Snapshot> {
+        let of_use = |snapshot: &Snapshot| log.term_at(snapshot.id.last.index).is_some();
+        let lacks = self.next_index.prev().is_none_or(|before| log.term_at(before).is_none());
+        match &self.flow {
+            Flow::Snapshot { snapshot, .. } if of_use(snapshot) => {}
+            Flow::Probe { .. } | Flow::Replicate { .. } if !lacks => return None,
+            _ => self.offer(newest?.clone()),
+        }
+        match &mut self.flow {
+            Flow::Snapshot { snapshot, due } => std::mem::take(due).then(|| snapshot.clone()),
+            _ => None,
+        }
+    }
+
+    /// Offers `snapshot` from now on.
+    pub fn offer(&mut self, snapshot: Snapshot) {
+        self.flow = Flow::Snapshot { snapshot, due: true };
+    }
+
+    /// Which snapshot it was offered and does not have yet.
+    pub const fn fetching(&self) -> Option<SnapshotId> {
+        match &self.flow {
+            Flow::Snapshot { snapshot, .. } => Some(snapshot.id),
+            _ => None,
+        }
     }
 
     /// The next append to send now, if the window allows one: the entry before it, and entries.
@@ -113,6 +153,7 @@ impl Progress {
         let entries = log.batch(self.next_index, config.max_append_bytes);
         let last = entries.last()?.id.index;
         match &mut self.flow {
+            Flow::Snapshot { .. } => return None,
             Flow::Probe { asked } => *asked = Some(now),
             Flow::Replicate { inflight, bytes } => {
                 let size = entries.iter().map(Entry::size).sum();
@@ -126,6 +167,7 @@ impl Progress {
 
     fn may_send(&self, config: &Config) -> bool {
         match &self.flow {
+            Flow::Snapshot { .. } => false,
             Flow::Probe { asked } => asked.is_none(),
             Flow::Replicate { inflight, bytes } => {
                 inflight.len() < config.max_inflight_messages && *bytes < config.max_inflight_bytes
@@ -136,6 +178,7 @@ impl Progress {
     /// A heartbeat goes out at `now`: ask again for what was not answered in reasonable time.
     pub fn on_heartbeat(&mut self, now: Instant, config: &Config) {
         match &mut self.flow {
+            Flow::Snapshot { due, .. } => *due = true,
             Flow::Probe { asked } => {
                 if asked.is_some_and(|at| now.since(at) >= config.heartbeat_interval) {
                     *asked = None;
@@ -151,7 +194,13 @@ impl Progress {
     }
 
     /// An accepted append or heartbeat.
-    pub fn accepted(&mut self, now: Instant, response: &AppendEntriesResponse, match_index: LogIndex) {
+    pub fn accepted(
+        &mut self,
+        now: Instant,
+        response: &AppendEntriesResponse,
+        match_index: LogIndex,
+        log: &Log,
+    ) {
         if self.contact.is_none_or(|contact| response.beat.sent_at >= contact) {
             self.contact = Some(response.beat.sent_at);
             self.promise = response.promise;
@@ -161,6 +210,13 @@ impl Progress {
         self.read_pos = self.read_pos.max(response.beat.read_pos);
         self.match_index = self.match_index.max(match_index);
         match &mut self.flow {
+            Flow::Snapshot { .. } => {
+                self.next_index = self.next_index.max(self.match_index.next());
+                if log.term_at(self.match_index).is_some() {
+                    self.next_index = self.match_index.next();
+                    self.flow = Flow::Replicate { inflight: VecDeque::new(), bytes: 0 };
+                }
+            }
             Flow::Probe { asked } => {
                 let found = self.match_index >= self.next_index;
                 let nothing_to_find = asked.is_none() && self.match_index.next() == self.next_index;
@@ -182,6 +238,7 @@ impl Progress {
     /// its own terms in the same way. False when the answer is late and means nothing (C5).
     pub fn conflicted(&mut self, log: &Log, rejected: LogId, hint: LogId) -> bool {
         let stale = match self.flow {
+            Flow::Snapshot { .. } => true,
             Flow::Probe { .. } => rejected.index.next() != self.next_index,
             Flow::Replicate { .. } => rejected.index <= self.match_index,
         };

@@ -12,7 +12,7 @@
 use crate::ids::{IoSeq, Life, LogId, NodeId, Term};
 use crate::lease::Lease;
 use crate::raft::core::Core;
-use crate::raft::effect::{Cause, DropReason, Event};
+use crate::raft::effect::{Cause, DropReason, Effect, Event, SnapshotEffect};
 use crate::raft::election::judge;
 use crate::raft::follower::respond;
 use crate::raft::leader::answer_read;
@@ -149,6 +149,10 @@ impl Node {
                 let result = AppendResult::Conflict { rejected: append.prev_log, hint: LogId::ZERO };
                 respond(core, message.from, message.session, append.beat, result, IoSeq::ZERO);
             }
+            Body::InstallSnapshot(offer) => {
+                let result = AppendResult::Conflict { rejected: offer.snapshot.id.last, hint: LogId::ZERO };
+                respond(core, message.from, message.session, offer.beat, result, IoSeq::ZERO);
+            }
             Body::ReadIndex(read) => answer_read(core, message.from, read.id, None),
             _ => {}
         }
@@ -156,7 +160,9 @@ impl Node {
     }
 
     fn on_current(&mut self, message: &Message) {
-        if let (Body::AppendEntries(_), Role::Candidate(_)) = (&message.body, &self.role) {
+        if let (Body::AppendEntries(_) | Body::InstallSnapshot(_), Role::Candidate(_)) =
+            (&message.body, &self.role)
+        {
             self.become_follower(Cause::LeaderHeard);
         }
         let (core, from) = (&mut self.core, message.from);
@@ -164,6 +170,15 @@ impl Node {
             (Body::AppendEntries(append), Role::Follower(follower)) => {
                 follower.on_append(core, from, message.session, append);
                 self.settle_departure();
+            }
+            (Body::InstallSnapshot(offer), Role::Follower(follower)) => {
+                follower.on_offer(core, from, message.session, offer);
+                self.settle_departure();
+            }
+            (Body::SnapshotChunk(chunk), Role::Follower(follower)) => follower.on_chunk(core, from, chunk),
+            (Body::FetchSnapshot(wanted), Role::Leader(_)) => {
+                let serve = SnapshotEffect::Serve { to: from, wanted: wanted.clone() };
+                core.effects.push_back(Effect::Snapshot(serve));
             }
             (Body::AppendEntriesResponse(response), Role::Leader(leader)) => {
                 leader.on_append_response(core, message, response);
@@ -177,7 +192,9 @@ impl Node {
                 follower.on_read_response(core, from, response);
             }
             // A second leader in this term, which no correct peer claims to be.
-            (Body::AppendEntries(_), Role::Leader(_)) => core.dropped(from, DropReason::Malformed),
+            (Body::AppendEntries(_) | Body::InstallSnapshot(_), Role::Leader(_)) => {
+                core.dropped(from, DropReason::Malformed);
+            }
             _ => core.dropped(from, DropReason::Late),
         }
     }
@@ -211,10 +228,19 @@ fn is_plausible(message: &Message) -> bool {
         }
         Body::TimeoutNow(m) => id(&m.last_log),
         Body::ReadIndexResponse(m) => m.index.is_none_or(|index| index.0 <= HIGHEST_NUMBER),
+        Body::InstallSnapshot(m) => {
+            let last = &m.snapshot.id.last;
+            id(last) && last.term <= message.term && m.snapshot.size <= LARGEST_SNAPSHOT
+        }
+        Body::FetchSnapshot(m) => id(&m.id.last) && m.offset <= LARGEST_SNAPSHOT,
+        Body::SnapshotChunk(m) => id(&m.id.last) && m.offset <= LARGEST_SNAPSHOT,
         Body::RequestVoteResponse(_) | Body::ReadIndex(_) => true,
     };
     body && term(message.term) && message.session.0 <= HIGHEST_NUMBER
 }
+
+/// Bytes of a snapshot that is believed: many times what the registry may hold.
+const LARGEST_SNAPSHOT: u64 = 16 * 1024 * 1024 * 1024;
 
 enum Seen {
     Past,

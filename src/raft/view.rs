@@ -19,6 +19,10 @@ pub struct View {
     pub leader: Option<NodeId>,
     /// The last entry of the log, durable or not.
     pub last_log: LogId,
+    /// The entry just before the first of the log.
+    pub log_base: LogId,
+    /// The last entry that the newest snapshot stands for.
+    pub snapshot: Option<LogId>,
     /// Every entry up to here is committed.
     pub commit_index: LogIndex,
     /// Every entry up to here is applied.

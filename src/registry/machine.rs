@@ -78,6 +78,9 @@ pub struct Machine {
     keys: Ordered<Value>,
     /// Bytes of all keys and values.
     bytes: usize,
+    /// Addresses as this node's configuration has them: no part of the replicated state.
+    configured: BTreeMap<NodeId, Member>,
+    /// Addresses from the log; they stand above the configured ones.
     members: BTreeMap<NodeId, Member>,
     membership: Membership,
     leaders: VecDeque<LeaderRecord>,
@@ -87,13 +90,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The state before the first entry: nothing but the initial members' addresses.
-    pub fn new(members: Vec<Member>) -> Self {
+    /// The state before the first entry. `configured` are the initial members' addresses.
+    pub fn new(configured: Vec<Member>) -> Self {
         Self {
             applied: LogId::ZERO,
             keys: Ordered::default(),
             bytes: 0,
-            members: members.into_iter().map(|m| (m.id, m)).collect(),
+            configured: configured.into_iter().map(|m| (m.id, m)).collect(),
+            members: BTreeMap::new(),
             membership: Membership::default(),
             leaders: VecDeque::new(),
             fences: BTreeMap::new(),
@@ -285,12 +289,22 @@ impl Machine {
 
     /// Where each known member can be reached, in order of id.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+        let only_configured = |member: &&Member| !self.members.contains_key(&member.id);
+        let mut all: Vec<&Member> = self.configured.values().filter(only_configured).collect();
+        all.extend(self.members.values());
+        all.sort_by_key(|member| member.id);
+        all.into_iter()
+    }
+
+    /// The state of `fetched`, with the addresses that this node is configured with.
+    pub fn replace(&mut self, fetched: Self) {
+        let configured = std::mem::take(&mut self.configured);
+        *self = Self { configured, ..fetched };
     }
 
     /// Where one member can be reached.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
-        self.members.get(&node)
+        self.members.get(&node).or_else(|| self.configured.get(&node))
     }
 
     /// The last membership that was applied; empty before the first.

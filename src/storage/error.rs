@@ -173,6 +173,14 @@ impl Place {
         StorageError::Failed { place: self.0.clone(), doing, detail: detail.into() }
     }
 
+    /// Sorts an error of the system.
+    pub(super) fn io(&self, doing: &'static str, error: io::Error) -> StorageError {
+        match is_full(&error) {
+            true => StorageError::DiskFull { place: self.0.clone(), doing },
+            false => self.failed(doing, error.to_string()),
+        }
+    }
+
     /// Sorts an error of redb: what matters to the operator is whether the disk is full, damaged,
     /// taken, or broken.
     pub(super) fn redb(&self, doing: &'static str, error: impl Into<redb::Error>) -> StorageError {

@@ -27,6 +27,8 @@ pub(super) const KEY_LIVES: &str = "lives";
 pub(super) const KEY_HARD_STATE: &str = "hard_state";
 /// In `raft`: the [`Membership`](crate::raft::entry::Membership) before the first entry.
 pub(super) const KEY_MEMBERSHIP: &str = "membership";
+/// In `raft`: the [`Snapshot`](crate::raft::entry::Snapshot) a start begins with, once there is one.
+pub(super) const KEY_SNAPSHOT: &str = "snapshot";
 /// In `raft`: [`Bounds`].
 pub(super) const KEY_BOUNDS: &str = "bounds";
 

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use super::error::{Place, StorageError};
 use super::format::{
     self, Bounds, FORMAT, Format, KEY_BOUNDS, KEY_FORMAT, KEY_HARD_STATE, KEY_LIVES, KEY_MEMBERSHIP,
-    KEY_OWNER, LOG, Lives, META, Owner, RAFT,
+    KEY_OWNER, KEY_SNAPSHOT, LOG, Lives, META, Owner, RAFT,
 };
 use super::{Identity, Opened, Start};
 use crate::ids::{Life, LogId};
-use crate::raft::entry::{Durable, Entry, HardState};
+use crate::raft::entry::{Durable, Entry, HardState, Membership, Snapshot};
 use crate::time::Duration;
 
 /// A table whose records have names.
@@ -83,6 +83,7 @@ fn lay_ground(
     put(meta, KEY_LIVES, &Lives { boot: 0, promise_nanos: 0 }, place)?;
     put(raft, KEY_HARD_STATE, &HardState::default(), place)?;
     put(raft, KEY_MEMBERSHIP, &identity.membership, place)?;
+    put(raft, KEY_SNAPSHOT, &None::<Snapshot>, place)?;
     put(raft, KEY_BOUNDS, &Bounds { base: LogId::ZERO, last: LogId::ZERO }, place)
 }
 
@@ -141,7 +142,8 @@ fn next_life(
 
 fn read_durable(raft: &Named<'_>, log: &Log<'_>, place: &Place) -> Result<Durable, StorageError> {
     let hard_state: HardState = read(raft, KEY_HARD_STATE, place)?;
-    let membership = read(raft, KEY_MEMBERSHIP, place)?;
+    let first: Membership = read(raft, KEY_MEMBERSHIP, place)?;
+    let snapshot: Option<Snapshot> = read(raft, KEY_SNAPSHOT, place)?;
     let bounds: Bounds = read(raft, KEY_BOUNDS, place)?;
     let log = read_log(log, &bounds, place)?;
     if bounds.last.term > hard_state.current_term {
@@ -149,14 +151,22 @@ fn read_durable(raft: &Named<'_>, log: &Log<'_>, place: &Place) -> Result<Durabl
         let detail = format!("its last entry {} is of a later term than current_term {term}", bounds.last);
         return Err(place.corrupt(detail));
     }
-    Ok(Durable { hard_state, membership, base: bounds.base, log })
+    let start = snapshot.as_ref().map_or(LogId::ZERO, |snapshot| snapshot.id.last);
+    if bounds.base > start || start > bounds.last {
+        let detail = format!("the log lies between {} and {}, the snapshot ends at {start}", bounds.base, bounds.last);
+        return Err(place.corrupt(detail));
+    }
+    let membership = snapshot.as_ref().map_or(first, |snapshot| snapshot.membership.clone());
+    Ok(Durable { hard_state, snapshot, membership, base: bounds.base, log })
 }
 
-/// ST-6: every entry is there, once, sound, in order, and the log ends where it was left.
+/// ST-6: every entry is there, once, sound, in order, and the log ends where it was left. What lies
+/// before its base is waste that was not cleared yet (ST-11).
 fn read_log(log: &Log<'_>, bounds: &Bounds, place: &Place) -> Result<Vec<Entry>, StorageError> {
     let mut entries = Vec::new();
     let mut last = bounds.base;
-    for item in log.iter().map_err(|e| place.redb("reading the log", e))? {
+    let kept = bounds.base.index.next().0..;
+    for item in log.range(kept).map_err(|e| place.redb("reading the log", e))? {
         let (key, record) = item.map_err(|e| place.redb("reading the log", e))?;
         let entry = entry(key.value(), record.value(), place)?;
         if entry.id.index != last.index.next() || entry.id.term < last.term {

@@ -12,6 +12,7 @@
 //! | `directory` | the lock, and a first start that is all or nothing |
 //! | `format` | the records and their checksums |
 //! | `load` | what a start reads, and what it refuses |
+//! | `snapshots` | the content of snapshots, each in a file of its own |
 //! | `writer` | the thread that commits, because a commit blocks |
 //! | `error` | what went wrong and how to mend it |
 //!
@@ -32,15 +33,20 @@
 //! **The first failure is the last** (S1). After a failed write or flush nothing is retried: the
 //! kernel may have dropped the pages and still call the next flush a success.
 //!
-//! Left out: snapshots and compaction (the table for the base of the log is there, it is always
-//! zero today), reading entries back while running (the core keeps its log), a reserve of free
-//! space, repair of a damaged directory (the node is added anew instead), and shrinking the
-//! remembered promise, which only grows.
+//! **A snapshot** is content, in a file of its own, and a record that names it. The content is written,
+//! flushed and named first; the record that makes a start begin with it, the new beginning of the log and
+//! the membership then change in one transaction (N8). What lies before the log's beginning is cleared a
+//! little with each later transaction: a hundred thousand deletions at once would stall the disk.
+//!
+//! Left out: reading entries back while running (the core keeps its log), a reserve of free space, repair
+//! of a damaged directory (the node is added anew instead), and shrinking the remembered promise, which
+//! only grows.
 
 mod directory;
 mod error;
 mod format;
 mod load;
+pub mod snapshots;
 mod writer;
 
 use std::fs::File;
@@ -55,10 +61,10 @@ pub use error::StorageError;
 pub use writer::Writer;
 
 use error::Place;
-use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, LOG, RAFT};
+use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, KEY_SNAPSHOT, LOG, RAFT};
 
 use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
-use crate::raft::entry::{Durable, Entry, HardState, Membership, Persist};
+use crate::raft::entry::{Compaction, Durable, Entry, HardState, Membership, Persist};
 use crate::time::Duration;
 
 /// The data file.
@@ -67,6 +73,9 @@ pub const FILE_NAME: &str = "termgate.redb";
 /// Memory for redb's page cache. The log is read once, at start, and the inner pages of three small
 /// trees fit many times over; redb's own default (1 GiB) would be most of a node's memory.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Entries before the log's beginning that one transaction clears: a few pages' worth.
+const CLEARED_AT_ONCE: usize = 1024;
 
 /// Whose data it must be. The membership is written at the first start and ignored later: then the
 /// log knows better.
@@ -209,10 +218,14 @@ impl Store {
         let mut tip = self.tip;
         {
             let mut log = txn.open_table(LOG).map_err(|e| self.place.redb("opening the log", e))?;
+            let mut raft = txn.open_table(RAFT).map_err(|e| self.place.redb("opening its state", e))?;
             for persist in batch {
                 tip = self.apply(&mut log, tip, persist)?;
+                if let Some(compaction) = &persist.compact {
+                    load::put(&mut raft, KEY_SNAPSHOT, &Some(&compaction.snapshot), &self.place)?;
+                }
             }
-            let mut raft = txn.open_table(RAFT).map_err(|e| self.place.redb("opening its state", e))?;
+            self.clear(&mut log, &tip.bounds)?;
             load::put(&mut raft, KEY_HARD_STATE, &tip.hard_state, &self.place)?;
             load::put(&mut raft, KEY_BOUNDS, &tip.bounds, &self.place)?;
         }
@@ -236,6 +249,9 @@ impl Store {
             self.check_hard_state(&tip.hard_state, &new)?;
             tip.hard_state = new;
         }
+        if let Some(compaction) = &persist.compact {
+            tip.bounds = self.compact(log, &tip.bounds, compaction)?;
+        }
         if let Some(from) = persist.truncate_from {
             tip.bounds.last = self.truncate(log, &tip.bounds, from)?;
         }
@@ -244,6 +260,45 @@ impl Store {
             tip.bounds.last = entry.id;
         }
         Ok(tip)
+    }
+
+    /// ST-11: the log begins later. Its entries stay, to be cleared, unless they would be taken for the
+    /// new ones.
+    fn compact(
+        &self,
+        log: &mut Table<'_, u64, &'static [u8]>,
+        bounds: &Bounds,
+        compaction: &Compaction,
+    ) -> Result<Bounds, StorageError> {
+        let (base, last) = (compaction.base, compaction.snapshot.id.last);
+        if base < bounds.base || base > last {
+            return Err(self.place.misuse(format!("the log would begin after {base}, the snapshot ends at {last}")));
+        }
+        if compaction.keeps_tail {
+            let held = match log.get(base.index.0).map_err(|e| self.place.redb("compacting the log", e))? {
+                Some(record) => load::entry(base.index.0, record.value(), &self.place)?.id,
+                None => bounds.base,
+            };
+            if held != base {
+                return Err(self.place.misuse(format!("the log holds {held} where it would begin after {base}")));
+            }
+            return Ok(Bounds { base, last: bounds.last });
+        }
+        log.retain_in(base.index.next().0.., |_, _| false)
+            .map_err(|e| self.place.redb("compacting the log", e))?;
+        Ok(Bounds { base, last: base })
+    }
+
+    /// Clears some of what lies before the log's beginning.
+    fn clear(&self, log: &mut Table<'_, u64, &'static [u8]>, bounds: &Bounds) -> Result<(), StorageError> {
+        let failed = |e| self.place.redb("clearing the log", e);
+        let waste = log.range(..=bounds.base.index.0).map_err(failed)?;
+        let keys = waste.take(CLEARED_AT_ONCE).map(|item| item.map(|(key, _)| key.value()));
+        let keys = keys.collect::<Result<Vec<u64>, _>>().map_err(failed)?;
+        for key in keys {
+            log.remove(key).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn truncate(
@@ -261,8 +316,10 @@ impl Store {
             return Ok(bounds.last);
         }
         match log.last().map_err(|e| self.place.redb(doing, e))? {
-            Some((key, record)) => Ok(load::entry(key.value(), record.value(), &self.place)?.id),
-            None => Ok(bounds.base),
+            Some((key, record)) if key.value() > bounds.base.index.0 => {
+                Ok(load::entry(key.value(), record.value(), &self.place)?.id)
+            }
+            _ => Ok(bounds.base),
         }
     }
 

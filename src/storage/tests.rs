@@ -39,7 +39,13 @@ fn voted(term: u64, vote: Option<u64>) -> HardState {
 }
 
 fn persist(io: u64, hard: Option<HardState>, truncate: Option<u64>, append: Vec<Entry>) -> Persist {
-    Persist { io: IoSeq(io), hard_state: hard, truncate_from: truncate.map(LogIndex), append }
+    Persist {
+        io: IoSeq(io),
+        hard_state: hard,
+        compact: None,
+        truncate_from: truncate.map(LogIndex),
+        append,
+    }
 }
 
 /// A directory with a vote and three entries.

@@ -372,6 +372,8 @@ impl Shared {
             term: seen.term,
             leader: seen.leader,
             last_log: LogId::new(seen.term, index),
+            log_base: LogId::ZERO,
+            snapshot: None,
             commit_index: index,
             last_applied: index,
             membership: Membership::of_voters((1..=3).map(NodeId)),

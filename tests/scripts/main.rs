@@ -4,6 +4,8 @@
 //! print; `#` begins a comment. `UPDATE=1 cargo test --test scripts` rewrites what they print:
 //! read the difference as carefully as code.
 
+#[path = "../model/mod.rs"]
+mod model;
 mod raft;
 
 use std::fmt::Write as _;

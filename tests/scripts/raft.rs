@@ -15,6 +15,8 @@
 //! | `crash 2`, `restart 2 [500ms]` | loses all that is not on disk; starts again, with what it may have promised |
 //! | `wipe 2`, `lose 2` | `restart` with a new data directory; with the old one, emptied |
 //! | `single-entry-appends` | nodes started from now on send one entry at a time |
+//! | `snapshot 1`, `keep 2` | node 1 writes its state down; from now on 2 entries are kept behind a snapshot |
+//! | `forget 1` | node 1 no longer has the contents of its snapshots |
 //! | `propose 1 x`, `read 1`, `transfer 1 [2]` | requests; tickets count from 1 |
 //! | `stall 1`, `unstall 1`, `suspect 1` | the disk stalls; the clock is doubtful |
 //! | `view [1]`, `log` | what nodes show; the logs side by side |
@@ -22,19 +24,25 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use termgate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Ticket};
 use termgate::raft::config::Config;
-use termgate::raft::effect::{Effect, Event, Input, Outcome};
-use termgate::raft::entry::{Durable, Entry, Membership, Payload, Persist};
-use termgate::raft::message::{AppendResult, Body, Message};
+use termgate::raft::effect::{Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
+use termgate::raft::entry::{Durable, Entry, Membership, Payload, Persist, Snapshot, SnapshotId};
+use termgate::raft::message::{AppendResult, Body, Message, SnapshotChunk};
 use termgate::raft::view::View;
 use termgate::raft::{Boot, Node};
 use termgate::time::{Duration, Instant};
+
+use crate::model::keep;
 
 /// What earlier lives may have promised: the default minimum election timeout.
 const PROMISED: Duration = Duration::from_millis(150);
 /// Each life counts from another multiple of this on; a script shows the count within the life.
 const PER_LIFE: u64 = 1 << 30;
+/// Bytes of a piece of a snapshot, and of a whole one: three pieces, the last of them short.
+const CHUNK: u32 = 100;
+const CONTENT: u64 = 250;
 /// More deliveries than any script needs; a script that needs more has found a storm.
 const STORM: usize = 10_000;
 
@@ -48,6 +56,8 @@ pub struct Cluster {
     tickets: u64,
     quiet: bool,
     single: bool,
+    /// Entries that a snapshot keeps.
+    keep: u64,
     out: String,
 }
 
@@ -60,6 +70,10 @@ struct Host {
     waiting: Vec<(IoSeq, Message)>,
     done: IoSeq,
     hold: bool,
+    /// The contents of its snapshots: only their sizes matter here.
+    contents: BTreeMap<SnapshotId, u64>,
+    /// Bytes of the one that is being fetched.
+    arrived: u64,
 }
 
 type Done = Result<(), String>;
@@ -91,6 +105,9 @@ impl Cluster {
                 self.restart(number(rest, 0)?, promised.unwrap_or(PROMISED))?;
             }
             "wipe" => self.wipe(number(rest, 0)?)?,
+            "keep" => self.keep = number(rest, 0)?,
+            "snapshot" => self.snapshot(number(rest, 0)?)?,
+            "forget" => self.host(number(rest, 0)?)?.contents.clear(),
             "propose" => self.propose(number(rest, 0)?, rest.get(1).copied().unwrap_or_default())?,
             "read" => self.request(number(rest, 0)?, |ticket| Input::Read { ticket })?,
             "transfer" => {
@@ -127,6 +144,8 @@ impl Cluster {
                 waiting,
                 done: IoSeq::ZERO,
                 hold: false,
+                contents: BTreeMap::new(),
+                arrived: 0,
             };
             self.hosts.insert(id, host);
             self.start(id, Duration::ZERO)?;
@@ -135,7 +154,7 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64, promised: Duration) -> Done {
-        let (now, single) = (self.now, self.single);
+        let (now, single, keep) = (self.now, self.single, self.keep);
         let host = self.host(id)?;
         host.boot += 1;
         host.done = IoSeq::ZERO;
@@ -145,6 +164,9 @@ impl Cluster {
         if single {
             config.max_append_bytes = 1;
         }
+        config.snapshot_keep = keep;
+        config.chunk_bytes = CHUNK;
+        config.max_inflight_chunks = 2;
         host.node = Some(Node::new(config, boot, id, now));
         Ok(())
     }
@@ -162,7 +184,10 @@ impl Cluster {
         loop {
             let Some(effect) = self.host(id)?.node.as_mut().and_then(Node::poll) else { break };
             let line = show_effect(&effect);
-            let minor = matches!(effect, Effect::Persist(_) | Effect::Send { .. } | Effect::Apply(_));
+            let minor = matches!(
+                effect,
+                Effect::Persist(_) | Effect::Send { .. } | Effect::Apply(_) | Effect::Snapshot(_)
+            );
             if !(self.quiet && minor) {
                 writeln!(self.out, "{id} {line}").map_err(|e| e.to_string())?;
             }
@@ -178,6 +203,7 @@ impl Cluster {
                         node.step(now, Input::Applied { index: last.id.index });
                     }
                 }
+                Effect::Snapshot(effect) => self.keep_content(id, effect)?,
                 Effect::Reply { .. } | Effect::Event(_) => {}
             }
         }
@@ -187,17 +213,53 @@ impl Cluster {
         Ok(())
     }
 
+    /// A keeper of contents that is done at once.
+    fn keep_content(&mut self, id: u64, effect: SnapshotEffect) -> Done {
+        let now = self.now;
+        let host = self.host(id)?;
+        let input = match effect {
+            SnapshotEffect::Begin(snapshot) => SnapshotInput::Begun { id: snapshot.id, have: host.arrived },
+            SnapshotEffect::Store { id, offset, bytes } => {
+                host.arrived = offset + bytes.len() as u64;
+                SnapshotInput::Stored { id, have: host.arrived }
+            }
+            SnapshotEffect::Finish(id) => {
+                host.contents.insert(id, std::mem::take(&mut host.arrived));
+                SnapshotInput::Fetched(id)
+            }
+            SnapshotEffect::Serve { to, wanted } => {
+                let size = host.contents.get(&wanted.id).copied().unwrap_or(0);
+                let length = size.saturating_sub(wanted.offset).min(u64::from(wanted.length));
+                let bytes = Bytes::from(vec![0; length as usize]);
+                let checksum = crc32fast::hash(&bytes);
+                let chunk = SnapshotChunk { id: wanted.id, offset: wanted.offset, checksum, bytes };
+                SnapshotInput::Read { to, chunk }
+            }
+            SnapshotEffect::Restore(_) => return Ok(()),
+        };
+        if let Some(node) = &mut host.node {
+            node.step(now, Input::Snapshot(input));
+        }
+        Ok(())
+    }
+
+    /// The node's state is written down.
+    fn snapshot(&mut self, id: u64) -> Done {
+        let host = self.host(id)?;
+        let view = host.node.as_ref().ok_or(format!("node {id} is down"))?.view();
+        let applied = host.disk.log.iter().find(|entry| entry.id.index == view.last_applied);
+        let last = applied.ok_or(format!("node {id} has nothing new to write down"))?.id;
+        let digest = [last.index.0 as u8; 32];
+        let taken = Snapshot { id: SnapshotId { last, digest }, size: CONTENT, membership: view.membership };
+        host.contents.insert(taken.id, CONTENT);
+        self.step(id, Input::Snapshot(SnapshotInput::Taken(taken)))
+    }
+
     /// Everything queued becomes durable, in order; then what waited for it leaves.
     fn complete(&mut self, id: u64) -> Done {
         let host = self.host(id)?;
         while let Some(write) = host.queue.pop_front() {
-            if let Some(hard_state) = write.hard_state {
-                host.disk.hard_state = hard_state;
-            }
-            if let Some(from) = write.truncate_from {
-                host.disk.log.retain(|entry| entry.id.index < from);
-            }
-            host.disk.log.extend(write.append);
+            keep(&mut host.disk, &write);
             host.done = write.io;
         }
         let done = host.done;
@@ -414,7 +476,22 @@ fn show_effect(effect: &Effect) -> String {
         Effect::Send { message, after: Some(io) } => format!("> {} after io {io}", show_message(message)),
         Effect::Apply(entries) => format!("apply {}", show_entries(entries)),
         Effect::Reply { ticket, outcome } => format!("reply #{ticket} {}", show_outcome(outcome)),
+        Effect::Snapshot(effect) => show_snapshot(effect),
         Effect::Event(event) => show_event(event),
+    }
+}
+
+fn show_snapshot(effect: &SnapshotEffect) -> String {
+    match effect {
+        SnapshotEffect::Begin(snapshot) => format!("~ begin snapshot {}", snapshot.id.last),
+        SnapshotEffect::Store { id, offset, bytes } => {
+            format!("~ store {} bytes of snapshot {} at {offset}", bytes.len(), id.last)
+        }
+        SnapshotEffect::Finish(id) => format!("~ finish snapshot {}", id.last),
+        SnapshotEffect::Restore(snapshot) => format!("~ restore snapshot {}", snapshot.id.last),
+        SnapshotEffect::Serve { to, wanted } => {
+            format!("~ serve {to}: snapshot {} from {}", wanted.id.last, wanted.offset)
+        }
     }
 }
 
@@ -423,6 +500,11 @@ fn show_persist(write: &Persist) -> String {
     if let Some(hard) = write.hard_state {
         let vote = hard.voted_for.map_or("-".to_owned(), |vote| vote.to_string());
         let _ = write!(text, " term {} vote {vote}", hard.current_term);
+    }
+    if let Some(compaction) = &write.compact {
+        let (last, base) = (compaction.snapshot.id.last, compaction.base);
+        let tail = if compaction.keeps_tail { "" } else { " and nothing else" };
+        let _ = write!(text, " snapshot {last}, log after {base}{tail}");
     }
     if let Some(from) = write.truncate_from {
         let _ = write!(text, " cut from {from}");
@@ -480,6 +562,12 @@ fn show_message(message: &Message) -> String {
             AppendResult::Accepted { match_index } => format!("accepted up to {match_index}"),
             AppendResult::Conflict { rejected, hint } => format!("conflict at {rejected}, try {hint}"),
         },
+        Body::InstallSnapshot(m) => format!("InstallSnapshot {}", m.snapshot.id.last),
+        Body::FetchSnapshot(m) => format!("FetchSnapshot {} from {}", m.id.last, m.offset),
+        Body::SnapshotChunk(m) if m.bytes.is_empty() => format!("SnapshotChunk {}: gone", m.id.last),
+        Body::SnapshotChunk(m) => {
+            format!("SnapshotChunk {} from {}: {} bytes", m.id.last, m.offset, m.bytes.len())
+        }
         Body::TimeoutNow(m) => format!("TimeoutNow last={}", m.last_log),
         Body::ReadIndex(m) => format!("ReadIndex {}", m.id % PER_LIFE),
         Body::ReadIndexResponse(m) => {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use termgate::ids::{LogId, LogIndex, NodeId, Term};
 use termgate::raft::effect::RoleKind;
-use termgate::raft::entry::{Entry, HardState, Payload, Persist};
+use termgate::raft::entry::{Compaction, Entry, HardState, Payload, Persist};
 use termgate::raft::message::{AppendResult, Body, Message};
 use termgate::raft::view::View;
 
@@ -32,6 +32,7 @@ struct Linked {
 struct Committed {
     id: LogId,
     chain: u64,
+    entry: Entry,
     /// The term of the node that was the first to know.
     known_in: Term,
 }
@@ -139,17 +140,48 @@ impl Checker {
 
     /// A new life begins with what the disk holds.
     pub fn on_boot(&mut self, node: usize, disk: &Disk) {
-        let mut chain = 0;
-        let log = disk.log().iter().map(|entry| {
+        let mut log = self.history(node, disk.base());
+        let mut chain = log.last().map_or(0, |linked| linked.chain);
+        log.extend(disk.log().iter().map(|entry| {
             chain = entry_hash(chain, entry);
             Linked { entry: entry.clone(), chain }
-        });
+        }));
         self.nodes[node] = Seen {
-            log: log.collect(),
+            log,
             hard_state: disk.hard_state(),
             term: disk.hard_state().current_term,
             ..Seen::default()
         };
+    }
+
+    /// What a snapshot up to `base` stands for: it must be committed history.
+    fn history(&mut self, node: usize, base: LogId) -> Vec<Linked> {
+        let stands_for = base.index.0 as usize;
+        let known = self.committed.get(stands_for.wrapping_sub(1)).map_or(LogId::ZERO, |last| last.id);
+        if known != base {
+            self.fail(format!("node {} begins its log after {base}, which is not committed", node + 1));
+        }
+        let committed = self.committed.iter().take(stands_for);
+        committed.map(|c| Linked { entry: c.entry.clone(), chain: c.chain }).collect()
+    }
+
+    /// N1, N2: a snapshot takes the place of a prefix; what is kept behind it must go on from there.
+    fn check_compaction(&mut self, node: usize, compaction: &Compaction) {
+        let base = compaction.base;
+        let history = self.history(node, base);
+        let kept = self.nodes[node].log.get((base.index.0 as usize).wrapping_sub(1)).map(|linked| linked.chain);
+        let same = base.index == LogIndex::ZERO || kept == history.last().map(|linked| linked.chain);
+        if compaction.keeps_tail && !same {
+            self.fail(format!("N1: node {} keeps entries behind {base} that do not follow it", node + 1));
+        }
+        if !compaction.keeps_tail {
+            self.nodes[node].log = history;
+        }
+        let taken = compaction.snapshot.id.last;
+        let committed = self.committed.get((taken.index.0 as usize).wrapping_sub(1)).map(|c| c.id);
+        if committed != Some(taken) {
+            self.fail(format!("N5: node {} has a snapshot up to {taken}, which is not committed", node + 1));
+        }
     }
 
     /// A process ended; what it could do, it can do no more.
@@ -162,6 +194,9 @@ impl Checker {
     pub fn on_persist(&mut self, node: usize, write: &Persist) {
         if let Some(new) = write.hard_state {
             self.check_hard_state(node, new);
+        }
+        if let Some(compaction) = &write.compact {
+            self.check_compaction(node, compaction);
         }
         if let Some(from) = write.truncate_from {
             self.check_truncate(node, from);
@@ -331,12 +366,12 @@ impl Checker {
         }
         for at in known..upto {
             let Linked { entry, chain } = self.nodes[node].log[at].clone();
-            self.committed.push(Committed { id: entry.id, chain, known_in: view.term });
+            self.committed.push(Committed { id: entry.id, chain, entry: entry.clone(), known_in: view.term });
             self.fresh.push(entry);
         }
         if upto > known {
             let id = self.committed[upto - 1].id;
-            let holders = disks.iter().filter(|d| d.entry(id.index).is_some_and(|e| e.id == id)).count();
+            let holders = disks.iter().filter(|d| d.holds(id)).count();
             if holders < self.quorum {
                 self.fail(format!("I6: {id} is committed and durable on {holders} of {} nodes", disks.len()));
             }

@@ -1,43 +1,47 @@
 //! A node's disk: one ordered queue of writes, an fsync that takes what is queued, and a crash
-//! that keeps a random prefix of what was not acknowledged.
+//! that keeps a random prefix of what was not acknowledged. Beside it, the contents of snapshots.
 //!
 //! What is kept in a crash is always a prefix, because the store commits in the order of its queue
 //! (one transaction after the other). Keeping a prefix of single writes is harsher than the real
-//! store, which keeps or loses whole groups.
+//! store, which keeps or loses whole groups. A snapshot's content is there whole or not at all: it gets
+//! its name last. What was being received is lost.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use termgate::ids::{IoSeq, Life, LogId, LogIndex};
 use termgate::raft::config::Config;
-use termgate::raft::entry::{Durable, Entry, HardState, Membership, Persist};
+use termgate::raft::entry::{Durable, Entry, HardState, Membership, Persist, Snapshot, SnapshotId};
 use termgate::time::Duration;
 
+use crate::model::keep;
 use crate::rng::Rng;
 
 /// The durable state of one node, and what is on its way there.
 #[derive(Debug)]
 pub struct Disk {
     life: Life,
-    hard_state: HardState,
-    membership: Membership,
-    log: Vec<Entry>,
+    durable: Durable,
     queue: VecDeque<Persist>,
     in_fsync: usize,
     /// The longest promise that any life so far may have given; stored at each start.
     promised: Duration,
+    /// The contents of snapshots.
+    pub contents: BTreeMap<SnapshotId, Vec<u8>>,
+    /// One that is being received.
+    pub incoming: Option<(Snapshot, Vec<u8>)>,
 }
 
 impl Disk {
     /// A fresh data directory.
-    pub const fn new(incarnation: u64, membership: Membership) -> Self {
+    pub fn new(incarnation: u64, membership: Membership) -> Self {
         Self {
             life: Life { incarnation, boot: 0 },
-            hard_state: HardState { current_term: termgate::ids::Term::ZERO, voted_for: None },
-            membership,
-            log: Vec::new(),
+            durable: Durable { membership, ..Durable::default() },
             queue: VecDeque::new(),
             in_fsync: 0,
             promised: Duration::ZERO,
+            contents: BTreeMap::new(),
+            incoming: None,
         }
     }
 
@@ -45,15 +49,18 @@ impl Disk {
     /// anything else happens. Returns also what earlier lives may have promised.
     pub fn boot(&mut self, config: &Config) -> (Life, Durable, Duration) {
         self.life.boot += 1;
-        let durable = Durable {
-            hard_state: self.hard_state,
-            membership: self.membership.clone(),
-            base: LogId::ZERO,
-            log: self.log.clone(),
-        };
         let promised = self.promised;
         self.promised = promised.max(config.election_timeout_min);
-        (self.life, durable, promised)
+        let current = self.durable.snapshot.as_ref().map(|snapshot| snapshot.id);
+        self.contents.retain(|id, _| Some(*id) == current);
+        (self.life, self.durable.clone(), promised)
+    }
+
+    /// The content of the snapshot that a start begins with.
+    pub fn content(&self) -> Option<&[u8]> {
+        let snapshot = self.durable.snapshot.as_ref()?;
+        let content = self.contents.get(&snapshot.id);
+        Some(content.expect("a snapshot's content is there before anything refers to it"))
     }
 
     /// Queues a write.
@@ -77,7 +84,7 @@ impl Disk {
             let write = self.queue.pop_front().expect("an fsync covers writes that are queued");
             seen(&write);
             watermark = Some(write.io);
-            self.keep(write);
+            keep(&mut self.durable, &write);
         }
         watermark
     }
@@ -92,20 +99,11 @@ impl Disk {
         };
         for write in std::mem::take(&mut self.queue).into_iter().take(kept) {
             seen(&write);
-            self.keep(write);
+            keep(&mut self.durable, &write);
         }
         self.in_fsync = 0;
+        self.incoming = None;
         (kept, queued - kept)
-    }
-
-    fn keep(&mut self, write: Persist) {
-        if let Some(hard_state) = write.hard_state {
-            self.hard_state = hard_state;
-        }
-        if let Some(from) = write.truncate_from {
-            self.log.truncate(from.0.saturating_sub(1) as usize);
-        }
-        self.log.extend(write.append);
     }
 
     /// Whether writes wait for an fsync.
@@ -115,7 +113,7 @@ impl Disk {
 
     /// The durable term and vote.
     pub const fn hard_state(&self) -> HardState {
-        self.hard_state
+        self.durable.hard_state
     }
 
     /// This life.
@@ -123,18 +121,30 @@ impl Disk {
         self.life
     }
 
-    /// The durable log.
-    pub fn log(&self) -> &[Entry] {
-        &self.log
+    /// Where the durable log begins.
+    pub const fn base(&self) -> LogId {
+        self.durable.base
     }
 
-    /// The durable entry at `index`.
-    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
-        self.log.get(index.0.checked_sub(1)? as usize)
+    /// The durable log.
+    pub fn log(&self) -> &[Entry] {
+        &self.durable.log
+    }
+
+    /// Whether the entry is durable here, by itself or in a snapshot.
+    pub fn holds(&self, id: LogId) -> bool {
+        if id.index <= self.durable.base.index {
+            return id.index < self.durable.base.index || id == self.durable.base;
+        }
+        self.entry(id.index).is_some_and(|entry| entry.id == id)
+    }
+
+    fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.durable.log.get((index.0.checked_sub(self.durable.base.index.0)?.checked_sub(1)?) as usize)
     }
 
     /// The last durable entry.
     pub fn last(&self) -> LogId {
-        self.log.last().map_or(LogId::ZERO, |e| e.id)
+        self.durable.log.last().map_or(self.durable.base, |e| e.id)
     }
 }

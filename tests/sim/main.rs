@@ -18,6 +18,9 @@ mod check;
 mod clients;
 mod clock;
 mod disk;
+mod keeper;
+#[path = "../model/mod.rs"]
+mod model;
 mod late;
 mod nemesis;
 mod net;

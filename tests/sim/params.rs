@@ -148,6 +148,10 @@ pub struct Params {
     pub storm: u64,
     /// Whether nodes come back from a crash with other timers, as in a rolling change of them.
     pub retimes: bool,
+    /// The longest that taking, or verifying, a snapshot takes, in nanoseconds.
+    pub snapshot_time_max: u64,
+    /// Fetched snapshots that are damaged, per million.
+    pub snapshot_damage_ppm: u32,
     /// Whether messages pass through their wire encoding.
     pub encode: bool,
     /// Turns that stay open for more inputs, per million.
@@ -185,6 +189,8 @@ impl Params {
             clients: clients(rng, heartbeat, election),
             storm: rng.range(10, 40) * election,
             retimes: rng.chance(200_000),
+            snapshot_time_max: rng.log_range(MS, election),
+            snapshot_damage_ppm: sometimes(rng, |r| r.range(10_000, 300_000)) as u32,
             encode: rng.chance(250_000),
             batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,
             notice_gaps: rng.coin(),
@@ -199,6 +205,11 @@ fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Con
     let small = sometimes(rng, |r| r.range(1, 2));
     let margin_share = rng.pick(&[0, 0, 0, 1, 10, 50]);
     let mut timers = draw_timers(rng);
+    let snapshot_entries = rng.pick(&[3, 10, 10, 30, 100, 1_000_000]);
+    let snapshot_bytes = rng.pick(&[300, 3_000, 1_000_000, 1_000_000]) as usize;
+    let snapshot_keep = rng.pick(&[0, 0, 1, 5, 50]);
+    let chunk_bytes = rng.pick(&[50, 200, 1_000, 100_000]) as u32;
+    let max_inflight_chunks = rng.range(1, 8) as u32;
     (1..=nodes)
         .map(|id| {
             if mixed {
@@ -209,6 +220,11 @@ fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Con
             set_timers(&mut config, timers, margin_share);
             config.clock_drift_ppm = drift_ppm;
             config.lease_reads = lease_reads;
+            config.snapshot_entries = snapshot_entries;
+            config.snapshot_bytes = snapshot_bytes;
+            config.snapshot_keep = snapshot_keep;
+            config.chunk_bytes = chunk_bytes;
+            config.max_inflight_chunks = max_inflight_chunks;
             if small > 0 {
                 config.max_uncommitted = rng.range(2, 50) as usize;
                 config.max_append_bytes = rng.range(1, 400) as usize;

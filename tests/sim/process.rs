@@ -18,6 +18,7 @@ use crate::backend::Gate;
 use crate::clients::Waiter;
 use crate::clock::{Clock, MS, True};
 use crate::disk::Disk;
+use crate::keeper::decode;
 use crate::params::redraw_timers;
 use crate::stats::Stat;
 use crate::world::{Event, World};
@@ -71,11 +72,13 @@ pub struct Process {
     pub is_open: bool,
     /// The last position whose state was compared.
     pub digested: LogIndex,
+    /// Until when the keeper of snapshots has work.
+    pub keeper_busy: True,
 }
 
 impl SimNode {
     /// A machine that was never started.
-    pub const fn new(index: usize, config: Config, clock: Clock, disk: Disk) -> Self {
+    pub fn new(index: usize, config: Config, clock: Clock, disk: Disk) -> Self {
         Self {
             index,
             config,
@@ -128,7 +131,6 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
-        let machine = Arc::new(RwLock::new(Machine::new(Vec::new())));
         let seed = self.chances.node.draw();
         if self.params.retimes && self.nodes[node].disk.life().boot > 0 && self.chances.node.coin() {
             redraw_timers(&mut self.nodes[node].config, &mut self.chances.node);
@@ -137,6 +139,8 @@ impl World {
         let it = &mut self.nodes[node];
         let now = it.clock.at(self.now);
         let (life, durable, promised) = it.disk.boot(&it.config);
+        let machine = it.disk.content().map_or_else(|| Machine::new(Vec::new()), decode);
+        let machine = Arc::new(RwLock::new(machine));
         let core = Node::new(it.config.clone(), Boot { durable, life, promised }, seed, now);
         it.process = Some(Process {
             cycle: Cycle::new(core, Arc::clone(&machine)),
@@ -151,6 +155,7 @@ impl World {
             armed: None,
             is_open: false,
             digested: LogIndex::ZERO,
+            keeper_busy: self.now,
         });
         it.ran_since = self.now;
         self.checker.on_boot(node, &it.disk);

@@ -67,6 +67,11 @@ pub fn describe(message: &Message) -> String {
         }
         Body::TimeoutNow(now) => format!("timeout-now log {}", now.last_log),
         Body::ReadIndex(read) => format!("read-index? {}", read.id),
+        Body::InstallSnapshot(offer) => format!("snapshot up to {} offered", offer.snapshot.id.last),
+        Body::FetchSnapshot(wanted) => format!("snapshot {} from {}?", wanted.id.last, wanted.offset),
+        Body::SnapshotChunk(chunk) => {
+            format!("snapshot {} from {}: {} bytes", chunk.id.last, chunk.offset, chunk.bytes.len())
+        }
         Body::ReadIndexResponse(read) => format!("read-index {} {:?}", read.id, read.index),
     };
     format!("{}->{} T{} {what}", message.from, message.to, message.term)

@@ -1,7 +1,7 @@
 //! One turn of a node's loop, in the order of the real one: look for a gap in time and at the disk,
 //! feed inputs, drain them, then publish, persist, send and answer.
 
-use termgate::driver::cycle::{Answered, Output};
+use termgate::driver::cycle::{Answered, Output, SnapshotDone};
 use termgate::ids::Ticket;
 use termgate::raft::effect::{Cause, DropReason, Event as CoreEvent, Input, RoleKind};
 use termgate::raft::entry::Persist;
@@ -26,6 +26,8 @@ pub enum Turn {
     Input(Input),
     /// A command, which the cycle stamps with its term.
     Propose(Op, Ticket),
+    /// What the keeper of snapshots has done.
+    Snapshot(SnapshotDone),
 }
 
 impl From<Input> for Turn {
@@ -146,6 +148,7 @@ impl World {
         match turn {
             Turn::Input(input) => process.cycle.feed(now, input),
             Turn::Propose(op, ticket) => process.cycle.propose(now, op, ticket),
+            Turn::Snapshot(done) => process.cycle.snapshot_done(now, done),
         }
     }
 
@@ -161,6 +164,9 @@ impl World {
         }
         self.publish(node);
         self.persist(node, output.persist);
+        for work in output.snapshots {
+            self.keep_snapshot(node, work);
+        }
         let (sent, queued) = (output.send.len(), self.nodes[node].disk.is_busy());
         for message in output.send {
             self.send(node, message);
@@ -216,8 +222,8 @@ impl World {
             self.trace.line(self.now, Some(node), || {
                 let entries: Vec<_> = write.append.iter().map(|e| e.id.to_string()).collect();
                 format!(
-                    "   write {}: {:?} cut {:?} add {entries:?}",
-                    write.io, write.hard_state, write.truncate_from
+                    "   write {}: {:?} compact {:?} cut {:?} add {entries:?}",
+                    write.io, write.hard_state, write.compact, write.truncate_from
                 )
             });
             process.queued.push_back((write.io, now));
@@ -308,5 +314,8 @@ fn turn_name(turn: &Turn) -> String {
         Turn::Input(Input::Receive(message)) => format!("<- {}", describe(message)),
         Turn::Input(other) => format!("{other:?}"),
         Turn::Propose(op, ticket) => format!("propose {op:?}, ticket {ticket}"),
+        Turn::Snapshot(SnapshotDone::Report(input)) => format!("keeper: {input:?}"),
+        Turn::Snapshot(SnapshotDone::Taken(snapshot)) => format!("keeper: took {}", snapshot.id.last),
+        Turn::Snapshot(SnapshotDone::Fetched { id, .. }) => format!("keeper: fetched {}", id.last),
     }
 }

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use termgate::driver::cycle::SnapshotWork;
 use termgate::ids::{IoSeq, LogIndex, NodeId};
 use termgate::raft::entry::Membership;
 use termgate::raft::message::Message;
@@ -41,6 +42,8 @@ pub enum Event {
     Fsynced { node: usize, boot: u64 },
     /// The process hears about it.
     Persisted { node: usize, boot: u64, io: IoSeq },
+    /// The keeper of snapshots has done something.
+    Keeper { node: usize, boot: u64, work: Box<SnapshotWork> },
     /// A stopped process goes on.
     Resume { node: usize, pause: u64 },
     /// A process starts.
@@ -61,7 +64,10 @@ impl Event {
     /// The process that must run for this to be noticed.
     pub fn process(&self) -> Option<usize> {
         match self {
-            Self::Wake { node, .. } | Self::Drain { node, .. } | Self::Persisted { node, .. } => Some(*node),
+            Self::Wake { node, .. }
+            | Self::Drain { node, .. }
+            | Self::Persisted { node, .. }
+            | Self::Keeper { node, .. } => Some(*node),
             Self::Deliver(message) => Some(message.to.0 as usize - 1),
             Self::Client(event) => event.process(),
             Self::Backend(event) => event.process(),
@@ -238,6 +244,7 @@ impl World {
             Event::Deliver(message) => self.on_deliver(*message),
             Event::Fsynced { node, boot } => self.on_fsynced(node, boot),
             Event::Persisted { node, boot, io } => self.on_persisted(node, boot, io),
+            Event::Keeper { node, boot, work } => self.on_keeper(node, boot, *work),
             Event::Resume { node, pause } => self.on_resume(node, pause),
             Event::Restart { node } => self.start(node),
             Event::Client(event) => self.on_client(*event),

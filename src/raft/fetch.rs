@@ -1,0 +1,118 @@
+//! A follower fetches a snapshot, piece by piece, from the leader that offered it.
+//!
+//! ```text
+//!   offered -> Begin -> begun(have) -> ask, ask, ask ... chunk -> Store -> stored(have) -> ask
+//!                                          ^ no progress: ask again from what is stored
+//!   everything stored -> Finish -> fetched -> installed by `core`
+//! ```
+//!
+//! The follower sets the pace: it asks for a few pieces ahead of what is stored, so that a slow disk or a
+//! thin link holds the pieces back and nothing else. A fetch ends with the term in which it began (N7);
+//! what has arrived is kept, and a new leader that offers the same snapshot goes on from there: the
+//! identity is the content's digest, not the sender. Another snapshot is only taken up when the present
+//! one is finished, or the leader no longer has it: a leader that compacts faster than the link is would
+//! otherwise be fetched from for ever.
+//!
+//! Pieces are taken in order; what comes out of order, twice, or damaged is asked for again.
+
+use crate::ids::{IoSeq, NodeId, Session};
+use crate::raft::config::Config;
+use crate::raft::core::Core;
+use crate::raft::effect::{DropReason, Effect, SnapshotEffect, SnapshotInput};
+use crate::raft::entry::{Snapshot, SnapshotId};
+use crate::raft::message::{Body, FetchSnapshot, SnapshotChunk};
+use crate::time::Instant;
+
+/// One snapshot on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Fetch {
+    snapshot: Snapshot,
+    /// What is known to be kept; `None` until the keeper has said what is there.
+    stored: Option<u64>,
+    /// Everything up to here has arrived.
+    arrived: u64,
+    /// Everything up to here was asked for.
+    asked: u64,
+    /// When there was progress last.
+    progress_at: Instant,
+    /// Whether the whole is being verified.
+    finishing: bool,
+}
+
+impl Fetch {
+    /// Takes `snapshot` up.
+    pub fn begin(core: &mut Core, snapshot: Snapshot) -> Self {
+        core.effects.push_back(Effect::Snapshot(SnapshotEffect::Begin(snapshot.clone())));
+        Self { snapshot, stored: None, arrived: 0, asked: 0, progress_at: core.now, finishing: false }
+    }
+
+    pub const fn id(&self) -> SnapshotId {
+        self.snapshot.id
+    }
+
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The keeper reports. Not about this snapshot: late.
+    pub fn on_input(&mut self, core: &mut Core, from: Option<NodeId>, input: &SnapshotInput) {
+        match *input {
+            SnapshotInput::Begun { id, have } if id == self.id() && self.stored.is_none() => {
+                let have = have.min(self.snapshot.size);
+                (self.stored, self.arrived, self.asked) = (Some(have), have, have);
+            }
+            SnapshotInput::Stored { id, have } if id == self.id() => {
+                self.stored = self.stored.max(Some(have.min(self.arrived)));
+            }
+            _ => return,
+        }
+        self.progress_at = core.now;
+        self.go_on(core, from);
+    }
+
+    /// A piece from the leader.
+    pub fn on_chunk(&mut self, core: &mut Core, from: NodeId, chunk: &SnapshotChunk) {
+        let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+        let fits = chunk.offset == self.arrived && end <= self.asked && self.stored.is_some();
+        if !fits || crc32fast::hash(&chunk.bytes) != chunk.checksum {
+            return core.dropped(from, DropReason::Late);
+        }
+        self.arrived = end;
+        self.progress_at = core.now;
+        let (id, offset, bytes) = (chunk.id, chunk.offset, chunk.bytes.clone());
+        core.effects.push_back(Effect::Snapshot(SnapshotEffect::Store { id, offset, bytes }));
+    }
+
+    /// When to ask again unless there is progress.
+    pub fn deadline(&self, config: &Config) -> Option<Instant> {
+        let waits = self.stored.is_some() && !self.finishing;
+        waits.then(|| self.progress_at + config.election_timeout_max)
+    }
+
+    /// Asks again for what did not come.
+    pub fn on_timeout(&mut self, core: &mut Core, from: Option<NodeId>) {
+        if self.deadline(&core.config).is_some_and(|at| core.now >= at) {
+            self.asked = self.arrived;
+            self.progress_at = core.now;
+            self.go_on(core, from);
+        }
+    }
+
+    /// Asks for what fits ahead of what is stored; finishes when all of it is.
+    fn go_on(&mut self, core: &mut Core, from: Option<NodeId>) {
+        let Some(stored) = self.stored.filter(|_| !self.finishing) else { return };
+        if stored == self.snapshot.size {
+            self.finishing = true;
+            return core.effects.push_back(Effect::Snapshot(SnapshotEffect::Finish(self.id())));
+        }
+        let Some(leader) = from else { return };
+        let piece = u64::from(core.config.chunk_bytes);
+        let ahead = stored + piece * u64::from(core.config.max_inflight_chunks);
+        while self.asked < self.snapshot.size.min(ahead) {
+            let length = piece.min(self.snapshot.size - self.asked);
+            let wanted = FetchSnapshot { id: self.id(), offset: self.asked, length: length as u32 };
+            core.send(leader, Session::ZERO, Body::FetchSnapshot(wanted), IoSeq::ZERO);
+            self.asked += length;
+        }
+    }
+}
