@@ -15,7 +15,9 @@ use bytes::Bytes;
 use disk::{Disk, Fault, Survival};
 use termgate::ids::{IoSeq, LogId, LogIndex, NodeId, Term};
 use termgate::metrics::Metrics;
-use termgate::raft::entry::{Durable, Entry, HardState, Membership, Payload, Persist};
+use termgate::raft::entry::{
+    Compaction, Durable, Entry, HardState, Membership, Payload, Persist, Snapshot, SnapshotId,
+};
 use termgate::storage::{Identity, Opened, StorageError, Store, Writer};
 use termgate::time::Duration;
 
@@ -60,6 +62,14 @@ fn workload() -> Vec<Persist> {
         let size = if term == 5 { 100_000 } else { 200 };
         write(None, None, (next..next + 3).map(|i| entry(i, term, size)).collect());
         next += 3;
+        let (last, keeps_tail) = (LogId::new(Term(term), LogIndex(next - 1)), term != 4);
+        if term % 2 == 0 {
+            let id = SnapshotId { last, digest: [term as u8; 32] };
+            let snapshot = Snapshot { id, size: 1, membership: identity().membership };
+            let compact = Some(Compaction { snapshot, base: last, keeps_tail });
+            let io = IoSeq(writes.len() as u64 + 1);
+            writes.push(Persist { io, hard_state: None, compact, truncate_from: None, append: vec![] });
+        }
     }
     writes
 }

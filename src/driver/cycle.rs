@@ -356,7 +356,10 @@ impl Cycle {
         let from_term = self.transfers.remove(&ticket);
         let answered = match outcome {
             Outcome::Committed(id) => {
-                assert!(id.index > self.node.last_applied(), "who waits is known before the entry is applied");
+                assert!(
+                    id.index > self.node.last_applied(),
+                    "who waits is known before the entry is applied"
+                );
                 self.committed.insert(id.index, ticket);
                 return;
             }
@@ -388,20 +391,25 @@ mod tests {
 
     const NOW: Instant = Instant::from_millis(1000);
 
+    fn noop(index: u64) -> Entry {
+        let id = LogId::new(Term(1), LogIndex(index));
+        Entry { id, payload: Payload::NoOp { leader: NodeId(1) } }
+    }
+
     /// The only node of a cluster, started again over a log of `count` entries.
     fn restarted_alone(count: u64) -> Cycle {
-        let entry = |index| Entry {
-            id: LogId::new(Term(1), LogIndex(index)),
-            payload: Payload::NoOp { leader: NodeId(1) },
-        };
+        restarted_with(Config::new(NodeId(1)), count)
+    }
+
+    fn restarted_with(config: Config, count: u64) -> Cycle {
         let durable = Durable {
             hard_state: HardState { current_term: Term(1), voted_for: None },
             membership: Membership::of_voters([NodeId(1)]),
-            log: (1..=count).map(entry).collect(),
+            log: (1..=count).map(noop).collect(),
             ..Durable::default()
         };
         let boot = Boot { durable, life: Life { incarnation: 1, boot: 2 }, promised: Duration::ZERO };
-        let node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::ZERO);
+        let node = Node::new(config, boot, 1, Instant::ZERO);
         Cycle::new(node, Arc::new(RwLock::new(Machine::new(Vec::new()))))
     }
 
@@ -450,5 +458,54 @@ mod tests {
             answers = cycle.drain(NOW).answers;
         }
         assert!(matches!(answers[..], [(Ticket(7), Answered::Applied(_))]), "{answers:?}");
+    }
+
+    fn drained(cycle: &mut Cycle) -> Vec<SnapshotWork> {
+        let mut work = Vec::new();
+        loop {
+            let output = cycle.drain(NOW);
+            persist(cycle, &output);
+            work.extend(output.snapshots);
+            if output.persist.is_empty() && cycle.deadline() > NOW {
+                return work;
+            }
+        }
+    }
+
+    /// N10: what is wanted stays wanted, and one is taken at a time.
+    #[test]
+    fn a_snapshot_that_is_due_is_asked_for_until_it_is_taken() {
+        let config = Config { snapshot_entries: 5, snapshot_keep: 2, ..Config::new(NodeId(1)) };
+        let mut cycle = restarted_with(config, 10);
+        cycle.feed(NOW, Input::Timeout);
+        let work = drained(&mut cycle);
+        let [SnapshotWork::Take { last, membership, machine }] = &work[..] else { panic!("{work:?}") };
+        assert_eq!((*last, machine.applied()), (LogId::new(Term(2), LogIndex(11)), *last));
+        assert!(drained(&mut cycle).is_empty(), "one at a time");
+        let id = SnapshotId { last: *last, digest: [1; 32] };
+        let taken = Snapshot { id, size: 1, membership: membership.clone() };
+        cycle.snapshot_done(NOW, SnapshotDone::Taken(taken));
+        let work = drained(&mut cycle);
+        assert!(matches!(work[..], [SnapshotWork::Settled(settled)] if settled == id), "{work:?}");
+        assert_eq!(cycle.view().log_base, LogId::new(Term(1), LogIndex(9)));
+    }
+
+    /// N9: what was committed before an installation and is not applied yet is part of it.
+    #[test]
+    fn an_installation_takes_the_place_of_what_was_not_applied_yet() {
+        let mut cycle = restarted_alone(2 * APPLY_SLICE as u64);
+        let output = cycle.step(NOW, Input::Timeout);
+        persist(&mut cycle, &output);
+        let output = cycle.drain(NOW);
+        persist(&mut cycle, &output);
+        assert!(cycle.view().last_applied < cycle.view().commit_index);
+        let last = LogId::new(Term(2), LogIndex(5000));
+        let id = SnapshotId { last, digest: [1; 32] };
+        cycle.fetched = Some((id, Machine::new(Vec::new())));
+        cycle.committed.insert(LogIndex(4000), Ticket(9));
+        cycle.restore(&Snapshot { id, size: 1, membership: Membership::default() });
+        assert!(cycle.backlog.is_empty());
+        let unknown = Answered::Refused(Refused::Unknown);
+        assert_eq!(cycle.output.answers, [(Ticket(9), unknown)], "nobody knows what it was answered");
     }
 }

@@ -117,6 +117,8 @@ fn carry_out(
             snapshots.settled(id)?;
             None
         }
-        SnapshotWork::Serve { to, wanted } => report(SnapshotInput::Read { to, chunk: snapshots.read(&wanted)? }),
+        SnapshotWork::Serve { to, wanted } => {
+            report(SnapshotInput::Read { to, chunk: snapshots.read(&wanted)? })
+        }
     })
 }

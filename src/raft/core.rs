@@ -267,7 +267,13 @@ impl Core {
 
     /// A write with nothing in it yet.
     fn write(&self) -> Persist {
-        Persist { io: self.io.next(), hard_state: None, compact: None, truncate_from: None, append: Vec::new() }
+        Persist {
+            io: self.io.next(),
+            hard_state: None,
+            compact: None,
+            truncate_from: None,
+            append: Vec::new(),
+        }
     }
 
     /// Queues a write; joins the one that was queued last while nothing has come after it.

@@ -278,6 +278,43 @@ mod tests {
         assert_eq!(log.membership(), &Membership::default());
     }
 
+    /// N4: a membership that was never committed does not outlive the log it stood in.
+    #[test]
+    fn a_snapshot_in_place_of_the_log_brings_its_own_membership() {
+        let mut log = log(&[1]);
+        let uncommitted = Membership::of_voters([NodeId(7)]);
+        let payload = Payload::Membership(uncommitted);
+        log.splice(None, &[Entry { id: id(1, 2), payload }], IoSeq(1));
+        let of_snapshot = Membership::of_voters([NodeId(1), NodeId(2)]);
+        log.reset(id(3, 9), of_snapshot.clone(), IoSeq(2));
+        assert_eq!(log.membership(), &of_snapshot);
+        assert_eq!((log.last(), log.durable_index()), (id(3, 9), LogIndex(8)));
+        log.persisted(IoSeq(2));
+        assert_eq!(log.durable_index(), LogIndex(9));
+    }
+
+    /// N4.
+    #[test]
+    fn compaction_keeps_the_membership_in_force_at_the_new_beginning() {
+        let mut log = log(&[1, 1]);
+        let (second, third) = (Membership::of_voters([NodeId(2)]), Membership::of_voters([NodeId(3)]));
+        for (index, membership) in [(3, &second), (5, &third)] {
+            log.splice(
+                None,
+                &[Entry { id: id(1, index), payload: Payload::Membership(membership.clone()) }],
+                IoSeq(0),
+            );
+            log.splice(None, &[entry(1, index + 1)], IoSeq(0));
+        }
+        log.persisted(IoSeq(0));
+        log.compact(id(1, 4));
+        assert_eq!(log.membership_at(LogIndex(4)), &second);
+        assert_eq!(log.membership(), &third);
+        log.splice(Some(LogIndex(5)), &[], IoSeq(1));
+        assert_eq!(log.membership(), &second);
+        assert_eq!((log.base(), log.len()), (id(1, 4), 0));
+    }
+
     #[test]
     fn a_batch_holds_at_least_one_entry_and_respects_the_limit() {
         let log = log(&[1, 1, 1, 1]);

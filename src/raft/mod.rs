@@ -39,6 +39,10 @@
 //! promise. If nothing comes of it, new sessions end that release before the lease counts again
 //! (`transfer`).
 //!
+//! **Snapshot.** When enough was applied, the core asks for the state to be written down, and then begins
+//! its log later. A follower that lacks what is no longer there is offered the snapshot and fetches it at
+//! its own pace (`fetch`). The core never sees a snapshot's content, only its name.
+//!
 //! **End.** A leader that no quorum answers for an election timeout, whose disk stalls, or that
 //! sees a higher term, becomes a follower in that very step: its lease and fence are gone with the
 //! role, reads are refused, and who waits for an uncommitted entry is told `Unknown`.
@@ -49,6 +53,7 @@
 //! | `log` | terms, positions, memberships; which writes are under way |
 //! | `core` | what every role shares; sending and committing |
 //! | `election`, `follower`, `leader` | the roles; each knows only itself and the core |
+//! | `fetch` | a follower fetches a snapshot |
 //! | `progress`, `read_index`, `transfer` | the leader's three concerns |
 //! | `receive` | what a message goes through before a role sees it |
 //! | `node` | the only place where a role changes |
@@ -59,8 +64,6 @@
 //!
 //! # What is left out
 //!
-//! - *Snapshots and compaction* (thesis 5). The shape is there: a log begins at its `base`. All of it
-//!   is in memory meanwhile, and a follower that is behind the base could not be helped.
 //! - *Membership change* (thesis 4). A membership takes effect when appended, is recomputed when the
 //!   log is cut, and every count is made in both halves of a joint one; but nothing proposes one.
 //!   When something does: the leader must open sessions with new members, a node must hear a

@@ -6,9 +6,7 @@ use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::Lease;
 use crate::raft::config::Config;
 use crate::raft::core::Core;
-use crate::raft::effect::{
-    Cause, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal,
-};
+use crate::raft::effect::{Cause, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal};
 use crate::raft::election::Candidate;
 use crate::raft::entry::{Durable, Membership};
 use crate::raft::follower::Follower;

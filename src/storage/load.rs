@@ -22,11 +22,7 @@ type Named<'txn> = Table<'txn, &'static str, &'static [u8]>;
 type Log<'txn> = Table<'txn, u64, &'static [u8]>;
 
 /// Reads what earlier lives left, or lays the ground for the first, and makes this life durable.
-pub(super) fn start_life(
-    db: &Database,
-    place: &Place,
-    start: &Start<'_>,
-) -> Result<Opened, StorageError> {
+pub(super) fn start_life(db: &Database, place: &Place, start: &Start<'_>) -> Result<Opened, StorageError> {
     let txn = super::begin(db, place)?;
     let opened = {
         let fresh = is_fresh(&txn, place)?;
@@ -153,7 +149,8 @@ fn read_durable(raft: &Named<'_>, log: &Log<'_>, place: &Place) -> Result<Durabl
     }
     let start = snapshot.as_ref().map_or(LogId::ZERO, |snapshot| snapshot.id.last);
     if bounds.base > start || start > bounds.last {
-        let detail = format!("the log lies between {} and {}, the snapshot ends at {start}", bounds.base, bounds.last);
+        let detail =
+            format!("the log lies between {} and {}, the snapshot ends at {start}", bounds.base, bounds.last);
         return Err(place.corrupt(detail));
     }
     let membership = snapshot.as_ref().map_or(first, |snapshot| snapshot.membership.clone());

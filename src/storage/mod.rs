@@ -145,7 +145,8 @@ impl Store {
         let lock = directory::lock(dir, &place)?;
         let (file, path) = directory::open_or_make(dir, &place)?;
         let backend = FileBackend::new(file).map_err(|e| place.redb("opening it", e))?;
-        let start = Start { identity, promise, incarnation: rand::random(), may_be_new: directory::is_new(&path) };
+        let start =
+            Start { identity, promise, incarnation: rand::random(), may_be_new: directory::is_new(&path) };
         let (mut store, opened) = Self::open_in(place, backend, &start)?;
         directory::settle(dir, &path).map_err(|e| store.place.unopenable(e))?;
         store.lock = Some(lock);
@@ -272,7 +273,9 @@ impl Store {
     ) -> Result<Bounds, StorageError> {
         let (base, last) = (compaction.base, compaction.snapshot.id.last);
         if base < bounds.base || base > last {
-            return Err(self.place.misuse(format!("the log would begin after {base}, the snapshot ends at {last}")));
+            return Err(self
+                .place
+                .misuse(format!("the log would begin after {base}, the snapshot ends at {last}")));
         }
         if compaction.keeps_tail {
             let held = match log.get(base.index.0).map_err(|e| self.place.redb("compacting the log", e))? {
@@ -280,7 +283,9 @@ impl Store {
                 None => bounds.base,
             };
             if held != base {
-                return Err(self.place.misuse(format!("the log holds {held} where it would begin after {base}")));
+                return Err(self
+                    .place
+                    .misuse(format!("the log holds {held} where it would begin after {base}")));
             }
             return Ok(Bounds { base, last: bounds.last });
         }

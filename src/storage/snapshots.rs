@@ -109,7 +109,8 @@ impl Snapshots {
     /// # Errors
     /// When the disk fails or is full.
     pub fn begin(&mut self, snapshot: Snapshot) -> Result<u64, StorageError> {
-        if let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.snapshot.id == snapshot.id) {
+        if let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.snapshot.id == snapshot.id)
+        {
             return Ok(incoming.have);
         }
         let path = self.dir.join(INCOMING);
@@ -161,7 +162,9 @@ impl Snapshots {
         let mut bytes = vec![0; length.min(CHUNK_MAX_BYTES) as usize];
         let count = match self.opened(id)? {
             None => 0,
-            Some(file) => read_full(&file, &mut bytes, offset).map_err(|e| self.failed("reading a snapshot", e))?,
+            Some(file) => {
+                read_full(&file, &mut bytes, offset).map_err(|e| self.failed("reading a snapshot", e))?
+            }
         };
         bytes.truncate(count);
         Ok(SnapshotChunk { id, offset, checksum: crc32fast::hash(&bytes), bytes: Bytes::from(bytes) })
@@ -279,4 +282,123 @@ fn read_full(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
 
 fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ids::{LogIndex, NodeId, Term};
+    use crate::raft::entry::{Entry, Payload};
+    use crate::registry::command::{Command, Condition, Op};
+
+    fn at(index: u64) -> LogId {
+        LogId::new(Term(1), LogIndex(index))
+    }
+
+    /// A state after `last` entries, of some size.
+    fn state(last: u64) -> Machine {
+        let mut machine = Machine::new(Vec::new());
+        for index in 1..=last {
+            let value = Bytes::from(vec![index as u8; 500]);
+            let op = Op::Put { key: format!("key-{index}"), value, condition: Condition::None };
+            let command = postcard::to_stdvec(&Command { decided_in: Term(1), op }).unwrap();
+            machine.apply(&Entry { id: at(index), payload: Payload::Command(Bytes::from(command)) });
+        }
+        machine
+    }
+
+    fn open(dir: &TempDir, current: Option<&Snapshot>) -> Snapshots {
+        Snapshots::open(dir.path(), current).unwrap()
+    }
+
+    fn take(snapshots: &mut Snapshots, last: u64) -> Snapshot {
+        snapshots.take(&state(last), at(last), Membership::of_voters([NodeId(1)])).unwrap()
+    }
+
+    /// Fetches all of `snapshot`, from `from` to `to`, in pieces of 1000 bytes.
+    fn fetch(from: &mut Snapshots, to: &mut Snapshots, snapshot: &Snapshot, mut have: u64) {
+        while have < snapshot.size {
+            let wanted = FetchSnapshot { id: snapshot.id, offset: have, length: 1000 };
+            let chunk = from.read(&wanted).unwrap();
+            assert_eq!(crc32fast::hash(&chunk.bytes), chunk.checksum);
+            have = to.store(snapshot.id, have, &chunk.bytes).unwrap().unwrap();
+        }
+    }
+
+    /// ST-12.
+    #[test]
+    fn a_state_that_was_written_down_is_there_after_a_restart() {
+        let dir = TempDir::new().unwrap();
+        let snapshot = take(&mut open(&dir, None), 20);
+        let back = open(&dir, Some(&snapshot)).load(&snapshot).unwrap();
+        assert_eq!((back.applied(), back.digest()), (at(20), state(20).digest()));
+    }
+
+    /// ST-12: every byte counts.
+    #[test]
+    fn refuses_a_snapshot_that_is_damaged_or_gone() {
+        let dir = TempDir::new().unwrap();
+        let snapshot = take(&mut open(&dir, None), 3);
+        let file = dir.path().join(DIRECTORY).join(name(&snapshot.id));
+        let sound = fs::read(&file).unwrap();
+        for at in (0..sound.len()).step_by(97) {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 1;
+            fs::write(&file, &damaged).unwrap();
+            let error = open(&dir, Some(&snapshot)).load(&snapshot).unwrap_err();
+            assert!(matches!(error, StorageError::Corrupt { .. }), "byte {at}: {error}");
+        }
+        fs::write(&file, &sound[..sound.len() - 1]).unwrap();
+        open(&dir, Some(&snapshot)).load(&snapshot).unwrap_err();
+        fs::remove_file(&file).unwrap();
+        let error = open(&dir, Some(&snapshot)).load(&snapshot).unwrap_err().to_string();
+        assert!(error.contains(&name(&snapshot.id)), "{error}");
+    }
+
+    /// N7.
+    #[test]
+    fn a_fetch_goes_on_where_it_broke_off_and_ends_with_the_whole() {
+        let (leader, follower) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (mut leader, mut follower) = (open(&leader, None), open(&follower, None));
+        let snapshot = take(&mut leader, 30);
+        assert_eq!(follower.begin(snapshot.clone()).unwrap(), 0);
+        let half = leader.read(&FetchSnapshot { id: snapshot.id, offset: 0, length: 5000 }).unwrap();
+        assert_eq!(follower.store(snapshot.id, 0, &half.bytes).unwrap(), Some(5000));
+        assert_eq!(follower.begin(snapshot.clone()).unwrap(), 5000, "another leader offers the same");
+        fetch(&mut leader, &mut follower, &snapshot, 5000);
+        let machine = follower.finish(snapshot.id).unwrap().expect("a whole snapshot");
+        assert_eq!(machine.digest(), state(30).digest());
+        assert_eq!(follower.load(&snapshot).unwrap().digest(), machine.digest());
+    }
+
+    #[test]
+    fn a_fetched_snapshot_that_is_not_what_was_offered_is_of_no_use() {
+        let (leader, follower) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (mut leader, mut follower) = (open(&leader, None), open(&follower, None));
+        let offered = take(&mut leader, 5);
+        let other = Snapshot { id: SnapshotId { digest: [0; 32], ..offered.id }, ..offered.clone() };
+        follower.begin(other.clone()).unwrap();
+        let whole = leader.read(&FetchSnapshot { id: offered.id, offset: 0, length: 1 << 20 }).unwrap();
+        follower.store(other.id, 0, &whole.bytes).unwrap();
+        assert!(follower.finish(other.id).unwrap().is_none());
+        assert_eq!(follower.begin(other).unwrap(), 0, "it begins anew");
+    }
+
+    #[test]
+    fn what_a_start_does_not_need_goes_and_what_is_being_read_stays() {
+        let dir = TempDir::new().unwrap();
+        let mut snapshots = open(&dir, None);
+        let old = take(&mut snapshots, 1);
+        let read = take(&mut snapshots, 2);
+        let new = take(&mut snapshots, 3);
+        snapshots.read(&FetchSnapshot { id: read.id, offset: 0, length: 10 }).unwrap();
+        snapshots.settled(new.id).unwrap();
+        assert_eq!(snapshots.names().unwrap().len(), 2);
+        let gone = snapshots.read(&FetchSnapshot { id: old.id, offset: 0, length: 10 }).unwrap();
+        assert!(gone.bytes.is_empty());
+        let snapshots = open(&dir, Some(&new));
+        assert_eq!(snapshots.names().unwrap(), [name(&new.id)], "a start knows what it needs");
+    }
 }

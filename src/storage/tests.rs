@@ -4,14 +4,14 @@ use std::sync::mpsc;
 use std::time::Duration as Wait;
 
 use bytes::Bytes;
-use redb::ReadableDatabase;
+use redb::{ReadableDatabase, ReadableTableMetadata};
 use tempfile::TempDir;
 
 use super::format::{Format, KEY_FORMAT, KEY_LIVES, META};
 use super::*;
 use crate::ids::Term;
 use crate::metrics::Metrics;
-use crate::raft::entry::Payload;
+use crate::raft::entry::{Payload, Snapshot, SnapshotId};
 
 const PROMISE: Duration = Duration::from_millis(150);
 
@@ -39,13 +39,7 @@ fn voted(term: u64, vote: Option<u64>) -> HardState {
 }
 
 fn persist(io: u64, hard: Option<HardState>, truncate: Option<u64>, append: Vec<Entry>) -> Persist {
-    Persist {
-        io: IoSeq(io),
-        hard_state: hard,
-        compact: None,
-        truncate_from: truncate.map(LogIndex),
-        append,
-    }
+    Persist { io: IoSeq(io), hard_state: hard, compact: None, truncate_from: truncate.map(LogIndex), append }
 }
 
 /// A directory with a vote and three entries.
@@ -345,6 +339,79 @@ fn refuses_a_log_that_would_not_be_one() {
     }
 }
 
+fn snapshot(index: u64, term: u64) -> Snapshot {
+    let id = SnapshotId { last: LogId::new(Term(term), LogIndex(index)), digest: [7; 32] };
+    Snapshot { id, size: 9, membership: Membership::of_voters([NodeId(1), NodeId(4)]) }
+}
+
+fn compact(io: u64, snapshot: Snapshot, base: (u64, u64), keeps_tail: bool) -> Persist {
+    let base = LogId::new(Term(base.1), LogIndex(base.0));
+    Persist { compact: Some(Compaction { snapshot, base, keeps_tail }), ..persist(io, None, None, vec![]) }
+}
+
+/// ST-11.
+#[test]
+fn a_compacted_log_begins_later_and_a_start_begins_with_the_snapshot() {
+    let dir = filled();
+    let (mut store, _) = open(&dir).unwrap();
+    store.write(&[compact(1, snapshot(2, 2), (1, 2), true)]).unwrap();
+    store.write(&[persist(2, None, Some(3), vec![entry(3, 2), entry(4, 2)])]).unwrap();
+    drop(store);
+    let (_, opened) = open(&dir).unwrap();
+    assert_eq!(opened.durable.snapshot, Some(snapshot(2, 2)));
+    assert_eq!(opened.durable.membership, snapshot(2, 2).membership);
+    assert_eq!(opened.durable.base, LogId::new(Term(2), LogIndex(1)));
+    assert_eq!(opened.durable.log, [entry(2, 2), entry(3, 2), entry(4, 2)]);
+}
+
+/// ST-11, N1, N8: what the log held goes in the transaction that brings the snapshot.
+#[test]
+fn a_snapshot_that_replaces_the_log_leaves_nothing_of_it() {
+    let dir = filled();
+    let (mut store, _) = open(&dir).unwrap();
+    store.write(&[compact(1, snapshot(2, 1), (2, 1), false)]).unwrap();
+    store.write(&[persist(2, None, None, vec![entry(3, 2)])]).unwrap();
+    drop(store);
+    let (_, opened) = open(&dir).unwrap();
+    assert_eq!(opened.durable.base, LogId::new(Term(1), LogIndex(2)));
+    assert_eq!(opened.durable.log, [entry(3, 2)]);
+}
+
+/// ST-11.
+#[test]
+fn what_lies_before_the_log_is_cleared_a_little_with_each_write() {
+    let dir = TempDir::new().unwrap();
+    let (mut store, _) = open(&dir).unwrap();
+    let count = 2 * CLEARED_AT_ONCE as u64 + 10;
+    let entries = (1..=count).map(|index| entry(index, 2)).collect();
+    store.write(&[persist(1, Some(voted(2, None)), None, entries)]).unwrap();
+    store.write(&[compact(2, snapshot(count, 2), (count, 2), true)]).unwrap();
+    let left = |store: &Store| store.db.begin_read().unwrap().open_table(LOG).unwrap().len().unwrap();
+    assert_eq!(left(&store), count - CLEARED_AT_ONCE as u64);
+    drop(store);
+    let (mut store, opened) = open(&dir).unwrap();
+    assert_eq!(opened.durable.log, [], "what is not cleared yet is no part of the log");
+    for (io, expected) in [(1, 10), (2, 0), (3, 0)] {
+        store.write(&[persist(io, Some(voted(2 + io, None)), None, vec![])]).unwrap();
+        assert_eq!(left(&store), expected);
+    }
+}
+
+#[test]
+fn refuses_a_compaction_that_does_not_fit_the_log() {
+    let dir = filled();
+    for wrong in [
+        compact(1, snapshot(2, 2), (3, 2), true),
+        compact(1, snapshot(2, 1), (2, 1), true),
+        compact(1, snapshot(9, 2), (9, 2), true),
+    ] {
+        let (mut store, _) = open(&dir).unwrap();
+        let error = store.write(&[wrong]).unwrap_err();
+        assert!(matches!(error, StorageError::Misuse { .. }), "{error}");
+    }
+    assert_eq!(open(&dir).unwrap().1.durable.log.len(), 3, "a refused batch leaves nothing");
+}
+
 #[test]
 fn refuses_a_write_that_comes_twice() {
     let dir = filled();
@@ -427,6 +494,11 @@ fn vectors() -> Vec<(&'static str, String)> {
             named("membership", format::encode(b"membership", &identity().membership)),
         ),
         ("`raft` `\"bounds\"`: base 0@0, last 300@2", named("bounds", format::encode(b"bounds", &bounds))),
+        ("`raft` `\"snapshot\"`: none", named("snapshot", format::encode(b"snapshot", &None::<Snapshot>))),
+        (
+            "`raft` `\"snapshot\"`: up to 2@1, 9 bytes, digest 07..07, voters 1, 4",
+            named("snapshot", format::encode(b"snapshot", &Some(snapshot(2, 1)))),
+        ),
         ("`log` 1: no-op of node 1 in term 2", named("log", log(&noop))),
         ("`log` 300: command \"hello\" of term 2", named("log", log(&command))),
     ]

@@ -169,7 +169,8 @@ impl Checker {
     fn check_compaction(&mut self, node: usize, compaction: &Compaction) {
         let base = compaction.base;
         let history = self.history(node, base);
-        let kept = self.nodes[node].log.get((base.index.0 as usize).wrapping_sub(1)).map(|linked| linked.chain);
+        let kept =
+            self.nodes[node].log.get((base.index.0 as usize).wrapping_sub(1)).map(|linked| linked.chain);
         let same = base.index == LogIndex::ZERO || kept == history.last().map(|linked| linked.chain);
         if compaction.keeps_tail && !same {
             self.fail(format!("N1: node {} keeps entries behind {base} that do not follow it", node + 1));

@@ -19,9 +19,9 @@ mod clients;
 mod clock;
 mod disk;
 mod keeper;
+mod late;
 #[path = "../model/mod.rs"]
 mod model;
-mod late;
 mod nemesis;
 mod net;
 mod oracle;

@@ -25,14 +25,27 @@ const RECORD_BYTES: usize = limits::VALUE_BYTES + limits::KEY_BYTES + 1024;
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
     /// The first.
-    Header { version: u32, applied: LogId, digest: u64, undecodable_count: u64 },
+    Header {
+        version: u32,
+        applied: LogId,
+        digest: u64,
+        undecodable_count: u64,
+    },
     Membership(Membership),
     Member(Member),
     Leader(LeaderRecord),
-    Fence { resource: String, record: FenceRecord },
-    Key { key: String, value: Value },
+    Fence {
+        resource: String,
+        record: FenceRecord,
+    },
+    Key {
+        key: String,
+        value: Value,
+    },
     /// The last: how many there were before it (SN-3).
-    End { records: u64 },
+    End {
+        records: u64,
+    },
 }
 
 /// Why bytes are no state.
