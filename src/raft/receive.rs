@@ -9,7 +9,7 @@
 //!
 //! Nothing here can fail on what a peer claims; whatever is wrong becomes a counted drop.
 
-use crate::ids::{IoSeq, Life, LogId, NodeId, Term};
+use crate::ids::{IoSeq, Life, LogId, NodeId, Session, Term};
 use crate::lease::Lease;
 use crate::raft::core::Core;
 use crate::raft::effect::{Cause, DropReason, Effect, Event, SnapshotEffect};
@@ -141,17 +141,18 @@ impl Node {
         }
     }
 
-    /// E6: a message of an older term: whoever still leads there must learn the present one (L2).
+    /// E6: a message of an older term: whoever still leads there must learn the present one (L2). The
+    /// answer belongs to no session: its receiver may lead again by then, in a session of the same number.
     fn on_stale(&mut self, message: &Message) {
         let core = &mut self.core;
         match &message.body {
             Body::AppendEntries(append) => {
                 let result = AppendResult::Conflict { rejected: append.prev_log, hint: LogId::ZERO };
-                respond(core, message.from, message.session, append.beat, result, IoSeq::ZERO);
+                respond(core, message.from, Session::ZERO, append.beat, result, IoSeq::ZERO);
             }
             Body::InstallSnapshot(offer) => {
                 let result = AppendResult::Conflict { rejected: offer.snapshot.id.last, hint: LogId::ZERO };
-                respond(core, message.from, message.session, offer.beat, result, IoSeq::ZERO);
+                respond(core, message.from, Session::ZERO, offer.beat, result, IoSeq::ZERO);
             }
             Body::ReadIndex(read) => answer_read(core, message.from, read.id, None),
             _ => {}
