@@ -18,10 +18,11 @@ use termgate::hop::message::{
     Answer, Content, Fields, Refusal, RefusalReason, RequestHead, ResponseHead, Service,
 };
 use termgate::ids::{Campaign, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
-use termgate::raft::entry::{Entry, Membership, Payload};
+use termgate::raft::entry::{Entry, Membership, Payload, Snapshot, SnapshotId};
 use termgate::raft::message::{
-    AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, Message, Promise, ReadIndex,
-    ReadIndexResponse, RequestVote, RequestVoteResponse, TimeoutNow, VoteRefusal,
+    AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, FetchSnapshot, InstallSnapshot,
+    Message, Promise, ReadIndex, ReadIndexResponse, RequestVote, RequestVoteResponse, SnapshotChunk,
+    TimeoutNow, VoteRefusal,
 };
 use termgate::time::{Duration, Instant};
 use termgate::transport::codec as raft;
@@ -95,8 +96,26 @@ fn messages() -> Vec<(&'static str, Message)> {
             Body::ReadIndexResponse(ReadIndexResponse { id: 77, index: Some(LogIndex(19)) }),
         ),
     ]
+    .into_iter()
+    .chain(snapshot_messages())
     .map(|(name, body)| (name, message(body)))
-    .into()
+    .collect()
+}
+
+fn snapshot_messages() -> [(&'static str, Body); 3] {
+    let id = SnapshotId { last: at(299, 12), digest: [0xab; 32] };
+    let membership = Membership::of_voters([NodeId(1), NodeId(2), NodeId(3)]);
+    let snapshot = Snapshot { id, size: 1_000_000, membership };
+    let bytes = Bytes::from_static(b"chunk");
+    let chunk = SnapshotChunk { id, offset: 262_144, checksum: crc32fast::hash(&bytes), bytes };
+    [
+        ("raft-install-snapshot", Body::InstallSnapshot(InstallSnapshot { snapshot, beat: beat() })),
+        (
+            "raft-fetch-snapshot",
+            Body::FetchSnapshot(FetchSnapshot { id, offset: 262_144, length: 262_144 }),
+        ),
+        ("raft-snapshot-chunk", Body::SnapshotChunk(chunk)),
+    ]
 }
 
 fn fields() -> Fields {
