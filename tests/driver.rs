@@ -91,6 +91,7 @@ impl Plan<'_> {
         Parts {
             config: Config::new(NodeId(1)),
             store,
+            data_dir: self.dir.to_path_buf(),
             members: self.members().into_iter().map(member).collect(),
             peers: PeerConfig {
                 node: NodeId(1),

@@ -110,10 +110,7 @@ fn snapshot_messages() -> [(&'static str, Body); 3] {
     let chunk = SnapshotChunk { id, offset: 262_144, checksum: crc32fast::hash(&bytes), bytes };
     [
         ("raft-install-snapshot", Body::InstallSnapshot(InstallSnapshot { snapshot, beat: beat() })),
-        (
-            "raft-fetch-snapshot",
-            Body::FetchSnapshot(FetchSnapshot { id, offset: 262_144, length: 262_144 }),
-        ),
+        ("raft-fetch-snapshot", Body::FetchSnapshot(FetchSnapshot { id, offset: 262_144, length: 262_144 })),
         ("raft-snapshot-chunk", Body::SnapshotChunk(chunk)),
     ]
 }

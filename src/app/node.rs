@@ -76,6 +76,7 @@ fn start_loop(
     let parts = Parts {
         config: config.raft.clone(),
         store,
+        data_dir: config.data_dir.clone(),
         members: config.members.clone(),
         peers: PeerConfig {
             node: config.id(),

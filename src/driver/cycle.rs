@@ -207,6 +207,18 @@ impl Cycle {
         self.fetched = None;
     }
 
+    /// The keeper of snapshots has too much to do. A piece that was to be served or stored is asked for
+    /// again; what only this node wants is wanted again.
+    pub fn snapshot_not_done(&mut self, now: Instant, work: &SnapshotWork) {
+        match work {
+            SnapshotWork::Take { .. } => self.taking = false,
+            SnapshotWork::Begin(Snapshot { id, .. }) | SnapshotWork::Finish(id) => {
+                self.feed(now, Input::Snapshot(SnapshotInput::Failed(*id)));
+            }
+            SnapshotWork::Store { .. } | SnapshotWork::Serve { .. } | SnapshotWork::Settled(_) => {}
+        }
+    }
+
     /// Carries out what follows from everything fed since the last call.
     pub fn drain(&mut self, now: Instant) -> Output {
         let mut slice = APPLY_SLICE;

@@ -9,6 +9,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::clock;
+use crate::driver::cycle::SnapshotDone;
 use crate::driver::handle::Request;
 use crate::ids::IoSeq;
 use crate::raft::message::Message;
@@ -28,6 +29,8 @@ pub enum Event {
     Message(Message),
     /// A write is durable.
     Durable(IoSeq),
+    /// The keeper of snapshots has done something.
+    Snapshot(SnapshotDone),
     /// The time has come.
     Timer,
     /// The process is ending.
@@ -42,20 +45,22 @@ pub struct Inbox {
     requests: mpsc::Receiver<Request>,
     arrivals: Arrivals,
     durable: mpsc::UnboundedReceiver<IoSeq>,
+    snapshots: mpsc::UnboundedReceiver<SnapshotDone>,
     stopped: oneshot::Receiver<()>,
     rested_at: Instant,
 }
 
 impl Inbox {
-    /// Joins the sources. The senders of `arrivals` and `durable` live as long as the mesh and the
-    /// store do, and tell by their end that these have ended.
+    /// Joins the sources. The senders of `arrivals`, `durable` and `snapshots` live as long as the mesh, the
+    /// store and the keeper do, and tell by their end that these have ended.
     pub fn new(
         requests: mpsc::Receiver<Request>,
         arrivals: Arrivals,
         durable: mpsc::UnboundedReceiver<IoSeq>,
+        snapshots: mpsc::UnboundedReceiver<SnapshotDone>,
         stopped: oneshot::Receiver<()>,
     ) -> Self {
-        Self { requests, arrivals, durable, stopped, rested_at: clock::now() }
+        Self { requests, arrivals, durable, snapshots, stopped, rested_at: clock::now() }
     }
 
     /// Waits for whatever happens first; the end and the time `wake` before all else.
@@ -70,6 +75,7 @@ impl Inbox {
             () = until(wake) => Event::Timer,
             io = self.durable.recv() => io.map_or(Event::Lost("the store's thread"), Event::Durable),
             message = self.arrivals.recv() => message.map_or(Event::Lost("the mesh"), Event::Message),
+            done = self.snapshots.recv() => done.map_or(Event::Lost("the keeper of snapshots"), Event::Snapshot),
             Some(request) = self.requests.recv() => Event::Request(request),
         }
     }
@@ -81,6 +87,9 @@ impl Inbox {
         }
         if let Some(message) = self.arrivals.try_recv() {
             return Some(Event::Message(message));
+        }
+        if let Ok(done) = self.snapshots.try_recv() {
+            return Some(Event::Snapshot(done));
         }
         self.requests.try_recv().ok().map(Event::Request)
     }
@@ -106,6 +115,7 @@ mod tests {
         requests: mpsc::Sender<Request>,
         arrivals: Option<Inbound>,
         durable: Option<mpsc::UnboundedSender<IoSeq>>,
+        snapshots: Option<mpsc::UnboundedSender<SnapshotDone>>,
         stop: oneshot::Sender<()>,
     }
 
@@ -115,8 +125,10 @@ mod tests {
             let (inbound, arrivals) = inbound::channel(16, 1024);
             let (durable, durable_in) = mpsc::unbounded_channel();
             let (stop, stopped) = oneshot::channel();
-            let sources = Self { requests, arrivals: Some(inbound), durable: Some(durable), stop };
-            (sources, Inbox::new(requests_in, arrivals, durable_in, stopped))
+            let (snapshots, snapshots_in) = mpsc::unbounded_channel();
+            let (inbound, durable, snapshots) = (Some(inbound), Some(durable), Some(snapshots));
+            let sources = Self { requests, arrivals: inbound, durable, snapshots, stop };
+            (sources, Inbox::new(requests_in, arrivals, durable_in, snapshots_in, stopped))
         }
 
         /// More than the loop can hear.
@@ -172,5 +184,8 @@ mod tests {
         let (mut sources, mut inbox) = Sources::new();
         sources.arrivals = None;
         assert!(matches!(inbox.next(later()).await, Event::Lost("the mesh")));
+        let (mut sources, mut inbox) = Sources::new();
+        sources.snapshots = None;
+        assert!(matches!(inbox.next(later()).await, Event::Lost("the keeper of snapshots")));
     }
 }

@@ -7,7 +7,7 @@
 //! store (ST-8).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::clock;
@@ -49,9 +49,13 @@ impl Keeper {
         Ok(Self { work: Some(sender), thread: Some(thread) })
     }
 
-    /// Hands work over; never blocks. False when it was not taken.
-    pub fn push(&self, work: SnapshotWork) -> bool {
-        self.work.as_ref().is_some_and(|queue| queue.try_send(work).is_ok())
+    /// Hands work over; never blocks. Gives it back when there is too much already.
+    pub fn push(&self, work: SnapshotWork) -> Option<SnapshotWork> {
+        match self.work.as_ref()?.try_send(work) {
+            Ok(()) => None,
+            // After a failure nothing is done any more, and the process ends.
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => Some(work),
+        }
     }
 
     /// Ends the thread after what is queued.

@@ -63,6 +63,11 @@ impl Observer {
         suspended || paused
     }
 
+    /// The keeper of snapshots took no more work.
+    pub fn keeper_is_busy(&self) {
+        self.metrics.refuse("snapshot", "keeper-busy");
+    }
+
     /// The disk stalled, or recovered.
     pub fn disk(&self, stalled: bool) {
         if stalled {

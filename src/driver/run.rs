@@ -2,12 +2,14 @@
 //!
 //! It has a thread of its own with its own runtime, on which the QUIC endpoint of Raft lives too,
 //! so a busy proxy can't delay a heartbeat. The store's writer has another thread, so a slow disk
-//! can't stop the loop; the loop watches how long the oldest write has been waiting instead.
+//! can't stop the loop; the loop watches how long the oldest write has been waiting instead. Snapshots
+//! have a third, so that writing one down delays neither.
 //!
 //! Nothing is decided here. The order in which an output is carried out is the one that
 //! [`cycle`](crate::driver::cycle) demands: publish, persist, send, answer.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +19,7 @@ use crate::driver::cycle::{Cycle, Output};
 use crate::driver::fatal::{Alarm, Fatal, guarded};
 use crate::driver::handle::{Handle, QUEUE_LIMIT, Request};
 use crate::driver::inbox::{Event, Inbox};
+use crate::driver::keeper::Keeper;
 use crate::driver::observe::Observer;
 use crate::driver::pending::{Caller, Pending};
 use crate::fencing::leadership::Leadership;
@@ -26,7 +29,8 @@ use crate::raft::effect::Input;
 use crate::raft::{Boot, Node};
 use crate::registry::command::Member;
 use crate::registry::machine::Machine;
-use crate::storage::{Opened, Store, Writer};
+use crate::storage::snapshots::Snapshots;
+use crate::storage::{Opened, StorageError, Store, Writer};
 use crate::time::{Duration, Instant};
 use crate::transport::endpoint::{PeerConfig, PeerNet};
 use crate::transport::inbound;
@@ -47,6 +51,8 @@ pub struct Parts {
     pub config: Config,
     /// The opened store and what was found in it.
     pub store: (Store, Opened),
+    /// Where the store lies, and the snapshots beside it.
+    pub data_dir: PathBuf,
     /// The members of the first configuration, with their addresses.
     pub members: Vec<Member>,
     /// The mesh.
@@ -80,7 +86,13 @@ impl Running {
 /// Starts the loop on a thread of its own. `on_fatal` is called at most once, when it ends by
 /// itself, be it by a panic; the process should end then.
 pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) -> Result<Running, Fatal> {
-    let machine = Arc::new(RwLock::new(Machine::new(parts.members.clone())));
+    let mut machine = Machine::new(parts.members.clone());
+    let current = parts.store.1.durable.snapshot.as_ref();
+    let snapshots = Snapshots::open(&parts.data_dir, current)?;
+    if let Some(snapshot) = current {
+        machine.replace(snapshots.load(snapshot)?);
+    }
+    let machine = Arc::new(RwLock::new(machine));
     let (requests, requests_in) = mpsc::channel(QUEUE_LIMIT);
     let first = Arc::new(Leadership::unknown(parts.config.id));
     let (published, leadership) = watch::channel(first);
@@ -94,7 +106,8 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let alarm = alarm.clone();
-                let node = Loop::assemble(parts, machine, published, requests_in, stopped, alarm).await?;
+                let edges = Edges { machine, published, requests: requests_in, stopped };
+                let node = Loop::assemble(parts, snapshots, edges, alarm).await?;
                 runs.set(true);
                 let _ = ready.send(Ok(()));
                 node.run().await
@@ -114,9 +127,18 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
     }
 }
 
+/// The loop's ends of what connects it with the edges.
+struct Edges {
+    machine: Arc<RwLock<Machine>>,
+    published: watch::Sender<Arc<Leadership>>,
+    requests: mpsc::Receiver<Request>,
+    stopped: oneshot::Receiver<()>,
+}
+
 struct Loop {
     cycle: Cycle,
     writer: Writer,
+    keeper: Keeper,
     net: PeerNet,
     pending: Pending,
     observer: Observer,
@@ -130,28 +152,22 @@ struct Loop {
 impl Loop {
     async fn assemble(
         parts: Parts,
-        machine: Arc<RwLock<Machine>>,
-        published: watch::Sender<Arc<Leadership>>,
-        requests: mpsc::Receiver<Request>,
-        stopped: oneshot::Receiver<()>,
-        alarm: Alarm<impl Fn(Fatal) + Send + 'static>,
+        snapshots: Snapshots,
+        edges: Edges,
+        alarm: Alarm<impl Fn(Fatal) + Clone + Send + 'static>,
     ) -> Result<Self, Fatal> {
+        let Edges { machine, published, requests, stopped } = edges;
         let (inbound_out, arrivals) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
         let (durable_out, durable) = mpsc::unbounded_channel();
         let (store, opened) = parts.store;
-        // Held until the reason is told, so that the loop does not give a worse one.
-        let told_first = durable_out.clone();
-        // The loop that would be told has ended with the process.
-        let on_durable = move |io| {
-            let _ = durable_out.send(io);
-        };
-        let on_failure = move |error| {
-            alarm.raise(Fatal::Storage(error));
-            drop(told_first);
-        };
+        let (on_durable, on_failure) = reporting(durable_out, alarm.clone());
         let writer = Writer::start(store, parts.metrics.clone(), on_durable, on_failure);
+        // Bounded by the keeper's queue.
+        let (done_out, snapshots_done) = mpsc::unbounded_channel();
+        let (on_done, on_failure) = reporting(done_out, alarm);
+        let keeper = Keeper::start(snapshots, parts.metrics.clone(), on_done, on_failure)?;
         let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
         let pending = Pending::new(parts.config.max_pending_reads);
         let stall_limit = parts.config.election_timeout_max / 2;
@@ -160,11 +176,12 @@ impl Loop {
         Ok(Self {
             cycle: Cycle::new(node, machine),
             writer,
+            keeper,
             net,
             pending,
             observer,
             published,
-            inbox: Inbox::new(requests, arrivals, durable, stopped),
+            inbox: Inbox::new(requests, arrivals, durable, snapshots_done, stopped),
             stall_limit,
             stalled: false,
         })
@@ -202,11 +219,12 @@ impl Loop {
     /// A planned end: the peers need not find out by a timeout, and whoever starts this node again
     /// finds its directory free.
     async fn end(self) {
-        let Self { writer, net, inbox, pending, .. } = self;
+        let Self { writer, keeper, net, inbox, pending, .. } = self;
         // Nobody waits for what will not come.
         drop((inbox, pending));
         net.close().await;
         writer.close();
+        keeper.close();
     }
 
     fn next_wake(&self) -> Instant {
@@ -223,6 +241,7 @@ impl Loop {
             Event::Timer | Event::Stop | Event::Lost(_) => {}
             Event::Message(message) => self.cycle.feed(now, Input::Receive(message)),
             Event::Durable(io) => self.cycle.feed(now, Input::Persisted { io }),
+            Event::Snapshot(done) => self.cycle.snapshot_done(now, done),
             Event::Request(request) => self.request(now, request),
         }
     }
@@ -265,6 +284,12 @@ impl Loop {
         for persist in output.persist {
             self.writer.push(persist);
         }
+        for work in output.snapshots {
+            if let Some(work) = self.keeper.push(work) {
+                self.observer.keeper_is_busy();
+                self.cycle.snapshot_not_done(clock::now(), &work);
+            }
+        }
         for message in output.send {
             self.net.send(message);
         }
@@ -292,6 +317,27 @@ impl Loop {
             wakes
         });
     }
+}
+
+/// How a thread reports what it has done, and how it fails. Its channel ends only after the reason of a
+/// failure is told, so that the loop does not give a worse one.
+fn reporting<T>(
+    out: mpsc::UnboundedSender<T>,
+    alarm: Alarm<impl Fn(Fatal) + Send + 'static>,
+) -> (impl Fn(T) + Send + 'static, impl FnOnce(StorageError) + Send + 'static)
+where
+    T: Send + 'static,
+{
+    let told_first = out.clone();
+    // The loop that would be told has ended with the process.
+    let on_done = move |done| {
+        let _ = out.send(done);
+    };
+    let on_failure = move |error| {
+        alarm.raise(Fatal::Storage(error));
+        drop(told_first);
+    };
+    (on_done, on_failure)
 }
 
 /// A longer lease or a higher commit index is no reason to wake those who wait for a change.

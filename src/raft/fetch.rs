@@ -62,7 +62,9 @@ impl Fetch {
                 (self.stored, self.arrived, self.asked) = (Some(have), have, have);
             }
             SnapshotInput::Stored { id, have } if id == self.id() => {
-                self.stored = self.stored.max(Some(have.min(self.arrived)));
+                self.stored = self.stored.max(Some(have.min(self.snapshot.size)));
+                self.arrived = self.arrived.max(self.stored.unwrap_or(0));
+                self.asked = self.asked.max(self.arrived);
             }
             _ => return,
         }
@@ -89,9 +91,10 @@ impl Fetch {
         waits.then(|| self.progress_at + config.election_timeout_max)
     }
 
-    /// Asks again for what did not come.
+    /// Asks again for what did not come, or came and was not kept.
     pub fn on_timeout(&mut self, core: &mut Core, from: Option<NodeId>) {
         if self.deadline(&core.config).is_some_and(|at| core.now >= at) {
+            self.arrived = self.stored.unwrap_or(0);
             self.asked = self.arrived;
             self.progress_at = core.now;
             self.go_on(core, from);

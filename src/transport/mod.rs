@@ -25,7 +25,7 @@
 //! | `peer` | one peer: streams out, streams in |
 //! | `endpoint` | the mesh |
 //!
-//! Left out: snapshots (stream kind 3 is reserved for them), datagrams, 0-RTT, migration,
+//! Left out: datagrams, 0-RTT, migration,
 //! certificate revocation lists (removing a member closes its connections).
 
 pub mod codec;

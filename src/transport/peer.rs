@@ -1,8 +1,8 @@
 //! One peer: what is sent to it, and what is heard from it.
 //!
-//! Each side sends only on the connection that it dialled. There, control messages and appends
-//! have a stream and a queue of their own, so that a heartbeat is never behind a large append
-//! (T3). W-10: nothing is carried over from a lost connection to the next: Raft sends again by
+//! Each side sends only on the connection that it dialled. There, control messages, appends and pieces of
+//! snapshots have a stream and a queue of their own, so that a heartbeat is never behind a large append,
+//! and neither is behind a snapshot (T3). W-10: nothing is carried over from a lost connection to the next: Raft sends again by
 //! itself, and old messages would only be dropped there as late (T1).
 
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use crate::transport::refusal::{CLOSED, Refusal, Refusals};
 /// The first byte of a stream: what it carries (W-8).
 const CONTROL: u8 = 1;
 const APPEND: u8 = 2;
+const SNAPSHOT: u8 = 3;
 
 /// Control messages are small; this many are seconds of heartbeats, and more would only be late.
 const CONTROL_FRAMES: usize = 128;
@@ -31,11 +32,15 @@ const CONTROL_BYTES: usize = 256 * 1024;
 /// `max_inflight_bytes`).
 const APPEND_FRAMES: usize = 128;
 const APPEND_BYTES: usize = 8 * 1024 * 1024;
+/// Twice what a follower asks for ahead (`max_inflight_chunks`, `chunk_bytes`).
+const SNAPSHOT_FRAMES: usize = 16;
+const SNAPSHOT_BYTES: usize = 6 * 1024 * 1024;
 /// Frames that wait are written together, up to this many bytes.
 const WRITE_BYTES: usize = 64 * 1024;
-/// Control goes first when both have something to send.
+/// Who goes first when several have something to send.
 const CONTROL_PRIORITY: i32 = 1;
 const APPEND_PRIORITY: i32 = 0;
+const SNAPSHOT_PRIORITY: i32 = -1;
 
 /// The sending half: never blocks.
 #[derive(Debug)]
@@ -43,8 +48,9 @@ pub(crate) struct Peer {
     link: Link,
     control: Arc<Queue>,
     append: Arc<Queue>,
+    snapshot: Arc<Queue>,
     refusals: Arc<Refusals>,
-    writers: [AbortHandle; 2],
+    writers: [AbortHandle; 3],
 }
 
 impl Peer {
@@ -55,8 +61,13 @@ impl Peer {
             let writer = Writer { kind, priority, queue: Arc::clone(queue), refusals: Arc::clone(&refusals) };
             tokio::spawn(writer.run(link.watch())).abort_handle()
         };
-        let writers = [writer(CONTROL, CONTROL_PRIORITY, &control), writer(APPEND, APPEND_PRIORITY, &append)];
-        Self { link, control, append, refusals, writers }
+        let snapshot = Arc::new(Queue::new(SNAPSHOT_FRAMES, SNAPSHOT_BYTES));
+        let writers = [
+            writer(CONTROL, CONTROL_PRIORITY, &control),
+            writer(APPEND, APPEND_PRIORITY, &append),
+            writer(SNAPSHOT, SNAPSHOT_PRIORITY, &snapshot),
+        ];
+        Self { link, control, append, snapshot, refusals, writers }
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -67,9 +78,11 @@ impl Peer {
     pub(crate) fn send(&self, message: &Message) {
         // They live as long as this. One that panicked would leave a peer that hears nothing, for ever.
         assert!(!self.writers.iter().any(AbortHandle::is_finished), "a writer to {} has ended", message.to);
-        let carries_entries =
-            matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
-        let queue = if carries_entries { &self.append } else { &self.control };
+        let queue = match &message.body {
+            Body::AppendEntries(append) if !append.entries.is_empty() => &self.append,
+            Body::SnapshotChunk(_) => &self.snapshot,
+            _ => &self.control,
+        };
         let Some(connection) = self.link.current() else {
             return self.refusals.count("message", "no-connection");
         };
@@ -178,7 +191,7 @@ impl Reader {
         if stream.read_exact(&mut kind).await.is_err() {
             return;
         }
-        if kind != [CONTROL] && kind != [APPEND] {
+        if ![CONTROL, APPEND, SNAPSHOT].contains(&kind[0]) {
             return self.refuse(&Refusal::Malformed(format!("a stream of kind {}", kind[0])));
         }
         let mut source = Source::new(stream, CLOSED);
