@@ -559,7 +559,7 @@ async fn closes_on_bytes_that_are_no_message() {
     let four_gigabytes = [1, 0xff, 0xff, 0xff, 0xff, 1];
     let garbage = [1, 0, 0, 0, 4, 1, 0xff, 0xff, 0xff];
     let empty = [1, 0, 0, 0, 0];
-    let unknown_kind = [&[3][..], &codec::encode(&ask(1, 2, 1)).unwrap()].concat();
+    let unknown_kind = [&[4][..], &codec::encode(&ask(1, 2, 1)).unwrap()].concat();
     for bytes in [&four_gigabytes[..], &garbage, &empty, &unknown_kind] {
         let before = b.refused("malformed");
         say(&pki, &b, bytes).await;
