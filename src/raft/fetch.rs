@@ -13,7 +13,12 @@
 //! one is finished, or the leader no longer has it: a leader that compacts faster than the link is would
 //! otherwise be fetched from for ever.
 //!
-//! Pieces are taken in order; what comes out of order, twice, or damaged is asked for again.
+//! Pieces are kept in order; one that comes early waits, within what was asked for. What comes twice or
+//! damaged is dropped, and what does not come is asked for again.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 
 use crate::ids::{IoSeq, NodeId, Session};
 use crate::raft::config::Config;
@@ -31,6 +36,8 @@ pub(super) struct Fetch {
     stored: Option<u64>,
     /// Everything up to here has arrived.
     arrived: u64,
+    /// Pieces behind it.
+    early: BTreeMap<u64, Bytes>,
     /// Everything up to here was asked for.
     asked: u64,
     /// When there was progress last.
@@ -43,7 +50,8 @@ impl Fetch {
     /// Takes `snapshot` up.
     pub fn begin(core: &mut Core, snapshot: Snapshot) -> Self {
         core.effects.push_back(Effect::Snapshot(SnapshotEffect::Begin(snapshot.clone())));
-        Self { snapshot, stored: None, arrived: 0, asked: 0, progress_at: core.now, finishing: false }
+        let (early, progress_at) = (BTreeMap::new(), core.now);
+        Self { snapshot, stored: None, arrived: 0, early, asked: 0, progress_at, finishing: false }
     }
 
     pub const fn id(&self) -> SnapshotId {
@@ -75,14 +83,20 @@ impl Fetch {
     /// A piece from the leader.
     pub fn on_chunk(&mut self, core: &mut Core, from: NodeId, chunk: &SnapshotChunk) {
         let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
-        let fits = chunk.offset == self.arrived && end <= self.asked && self.stored.is_some();
+        let fits = chunk.offset >= self.arrived && end <= self.asked && self.stored.is_some();
+        let fits = fits && self.early.len() < core.config.max_inflight_chunks as usize;
         if !fits || crc32fast::hash(&chunk.bytes) != chunk.checksum {
             return core.dropped(from, DropReason::Late);
         }
-        self.arrived = end;
-        self.progress_at = core.now;
-        let (id, offset, bytes) = (chunk.id, chunk.offset, chunk.bytes.clone());
-        core.effects.push_back(Effect::Snapshot(SnapshotEffect::Store { id, offset, bytes }));
+        self.early.insert(chunk.offset, chunk.bytes.clone());
+        while let Some(bytes) = self.early.remove(&self.arrived) {
+            let (id, offset) = (chunk.id, self.arrived);
+            self.arrived += bytes.len() as u64;
+            self.progress_at = core.now;
+            core.effects.push_back(Effect::Snapshot(SnapshotEffect::Store { id, offset, bytes }));
+        }
+        // Pieces of another size than was asked for may overlap.
+        self.early.retain(|offset, _| *offset > self.arrived);
     }
 
     /// When to ask again unless there is progress.
@@ -96,6 +110,7 @@ impl Fetch {
         if self.deadline(&core.config).is_some_and(|at| core.now >= at) {
             self.arrived = self.stored.unwrap_or(0);
             self.asked = self.arrived;
+            self.early.clear();
             self.progress_at = core.now;
             self.go_on(core, from);
         }

@@ -19,6 +19,7 @@ impl World {
         self.nemesis.partition += 1;
         self.net.heal();
         self.disk_params = DiskParams::calm();
+        self.params.snapshot_damage_ppm = 0;
         for node in 0..self.nodes.len() {
             let pause = self.nodes[node].pause;
             self.on_resume(node, pause);
@@ -76,7 +77,10 @@ impl World {
     fn patience(&self) -> True {
         let timers = self.nodes.iter().map(|n| n.config.election_timeout_max.as_nanos() as True);
         let slowest = timers.max().expect("a cluster has nodes");
-        let leftovers = self.params.disk.stall_max + self.params.net.tail_max;
+        // A snapshot is fetched by three, at the worst: one that was begun, the one that is offered, and the
+        // one that was taken meanwhile.
+        let snapshots = 6 * self.params.snapshot_time_max;
+        let leftovers = self.params.disk.stall_max + self.params.net.tail_max + snapshots;
         20 * slowest + leftovers + 5 * MS * self.committed().0
     }
 
