@@ -66,6 +66,8 @@ pub struct Checker {
     votes: BTreeMap<(usize, Term), NodeId>,
     digests: BTreeMap<LogIndex, u64>,
     truncations: u64,
+    /// Committed entries that a node has cut off, to be looked at with the disks at hand.
+    cut: Vec<(usize, LogId)>,
     violation: Option<String>,
 }
 
@@ -99,6 +101,7 @@ impl Checker {
             votes: BTreeMap::new(),
             digests: BTreeMap::new(),
             truncations: 0,
+            cut: Vec::new(),
             violation: None,
         }
     }
@@ -228,15 +231,31 @@ impl Checker {
         let seen = &self.nodes[node];
         let was = seen.log.get(at).map(|l| l.chain);
         let cuts_committed = was.is_some() && was == self.committed.get(at).map(|c| c.chain);
+        let last_cut = self.committed.len().min(seen.log.len());
         let leads = seen.role == Some(RoleKind::Leader) && seen.term == seen.hard_state.current_term;
-        if from <= seen.commit || cuts_committed {
+        if from <= seen.commit {
             self.fail(format!("I4: node {} cuts committed entries off at {from}", node + 1));
+        }
+        if cuts_committed && let Some(last) = self.committed.get(last_cut.wrapping_sub(1)) {
+            self.cut.push((node, last.id));
         }
         if leads {
             self.fail(format!("leader append-only: node {} leads and cuts its log at {from}", node + 1));
         }
         self.truncations += u64::from(was.is_some());
         self.nodes[node].log.truncate(at);
+    }
+
+    /// I6 again. A node that is behind in terms may hold, by chance, what another quorum has committed, and
+    /// a late message of a leader in between may make it cut that off. Then it was not one of that quorum.
+    fn check_cut(&mut self, disks: &[&Disk]) {
+        for (node, id) in std::mem::take(&mut self.cut) {
+            let others = disks.iter().enumerate().filter(|(other, disk)| *other != node && disk.holds(id));
+            let holders = others.count();
+            if holders < self.quorum {
+                self.fail(format!("I6: node {} cuts off {id}, which {holders} others hold", node + 1));
+            }
+        }
     }
 
     /// I2, log matching: an (index, term) names one entry and one prefix, everywhere and for ever.
@@ -270,6 +289,7 @@ impl Checker {
     pub fn on_view(&mut self, node: usize, now: True, view: &View, disks: &[&Disk]) {
         self.check_monotonic(node, view);
         self.check_leader(node, now, view);
+        self.check_cut(disks);
         if view.commit_index > self.nodes[node].commit {
             self.nodes[node].commit = view.commit_index;
             self.check_commit(node, view, disks);
