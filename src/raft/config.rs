@@ -40,6 +40,8 @@ pub struct Config {
     /// Entries that a snapshot stands for and that are kept all the same, for followers that are a
     /// little behind.
     pub snapshot_keep: u64,
+    /// Bytes of them at most.
+    pub snapshot_keep_bytes: usize,
     /// Bytes of a snapshot asked for in one piece, and pieces asked for ahead.
     pub chunk_bytes: u32,
     /// Pieces asked for and not stored yet.
@@ -73,6 +75,7 @@ impl Config {
             snapshot_bytes: 64 * 1024 * 1024,
             // What a follower misses in a restart.
             snapshot_keep: 10_000,
+            snapshot_keep_bytes: 16 * 1024 * 1024,
             // Well below a frame's limit; together a few round trips' worth of a wide-area link.
             chunk_bytes: 256 * 1024,
             max_inflight_chunks: 8,

@@ -226,8 +226,8 @@ impl Core {
     pub fn compact(&mut self, snapshot: Snapshot, needed: Option<LogIndex>) {
         let last = snapshot.id.last.index;
         self.bytes_since_snapshot = self.log.size(last, self.commit_index);
-        let kept = last.0.saturating_sub(self.config.snapshot_keep);
-        let base = LogIndex(kept).min(self.log.durable_index()).min(needed.unwrap_or(last));
+        let kept = self.log.back_from(last, self.config.snapshot_keep, self.config.snapshot_keep_bytes);
+        let base = kept.min(self.log.durable_index()).min(needed.unwrap_or(last));
         let base = base.max(self.log.base().index);
         let term = self.log.term_at(base).expect("the log reaches from its base to what is applied");
         let base = LogId::new(term, base);

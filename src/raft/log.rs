@@ -165,6 +165,16 @@ impl Log {
         self.writing = VecDeque::from([(base.index, io)]);
     }
 
+    /// The place before as many of the entries up to `last` as fit into both limits.
+    pub fn back_from(&self, last: LogIndex, max_entries: u64, max_bytes: usize) -> LogIndex {
+        let mut bytes = 0;
+        let fits = self.between(self.base.index, last).iter().rev().take_while(|entry| {
+            bytes += entry.size();
+            bytes <= max_bytes
+        });
+        LogIndex(last.0 - (fits.count() as u64).min(max_entries))
+    }
+
     /// The size of the entries after `after`, up to and including `last`.
     pub fn size(&self, after: LogIndex, last: LogIndex) -> usize {
         self.between(after, last).iter().map(Entry::size).sum()
@@ -315,6 +325,15 @@ mod tests {
         log.splice(Some(LogIndex(5)), &[], IoSeq(1));
         assert_eq!(log.membership(), &second);
         assert_eq!((log.base(), log.len()), (id(1, 4), 0));
+    }
+
+    #[test]
+    fn what_is_kept_behind_a_snapshot_is_bounded_in_entries_and_in_bytes() {
+        let log = log(&[1; 10]);
+        assert_eq!(log.back_from(LogIndex(8), 3, usize::MAX), LogIndex(5));
+        assert_eq!(log.back_from(LogIndex(8), 100, 2 * 32), LogIndex(6));
+        assert_eq!(log.back_from(LogIndex(8), 100, usize::MAX), LogIndex(0));
+        assert_eq!(log.back_from(LogIndex(8), 0, 0), LogIndex(8));
     }
 
     #[test]

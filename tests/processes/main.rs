@@ -6,6 +6,7 @@
 //! | `ledger` | three nodes before `examples/ledger` before a PostgreSQL server of our own |
 //! | `full_disk` | nodes whose data directory lies on a file system that gets full |
 //! | `long_log` | a node that has much to apply when it starts again |
+//! | `snapshot` | a log that is compacted, and a node that was away for longer than it reaches back |
 //! | `told` | writes, and whether what landed is what their clients were told |
 //!
 //! Nothing here imports the `termgate` crate. What a machine can't do is said with `NOT TESTED`.
@@ -17,6 +18,7 @@ mod dev;
 mod full_disk;
 mod ledger;
 mod long_log;
+mod snapshot;
 mod told;
 
 use std::sync::{Mutex, MutexGuard};

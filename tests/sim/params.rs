@@ -208,6 +208,7 @@ fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Con
     let snapshot_entries = rng.pick(&[3, 10, 10, 30, 100, 1_000_000]);
     let snapshot_bytes = rng.pick(&[300, 3_000, 1_000_000, 1_000_000]) as usize;
     let snapshot_keep = rng.pick(&[0, 0, 1, 5, 50]);
+    let snapshot_keep_bytes = rng.pick(&[100, 1_000_000]) as usize;
     let chunk_bytes = rng.pick(&[50, 200, 1_000, 100_000]) as u32;
     let max_inflight_chunks = rng.range(1, 8) as u32;
     (1..=nodes)
@@ -223,6 +224,7 @@ fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Con
             config.snapshot_entries = snapshot_entries;
             config.snapshot_bytes = snapshot_bytes;
             config.snapshot_keep = snapshot_keep;
+            config.snapshot_keep_bytes = snapshot_keep_bytes;
             config.chunk_bytes = chunk_bytes;
             config.max_inflight_chunks = max_inflight_chunks;
             if small > 0 {
