@@ -261,6 +261,12 @@ mod samples {
             "XY-10 is another rule"
         );
         assert!(check("/// XY-1.\n#[cfg(test)]\nmod tests {\n// XY-1\n}").is_empty());
+        let items =
+            "- **Note** no rule\n- **XY-2** must hold\n  and so on\n- XY-3 is only named\n".to_owned();
+        let item = [("proto-spec/x.md".to_owned(), items)];
+        assert_eq!(laws::rules_are_cited(&item, &[], &[]).len(), 2, "XY-2, in src/ and in a test");
+        let cited = [Source::new("src/ids.rs", "/// XY-2.\n#[cfg(test)]\nmod tests {\n// XY-2\n}")];
+        assert!(laws::rules_are_cited(&item, &cited, &[]).is_empty());
         let row = [("proto-spec/x.md".to_owned(), "| L3 | must hold | `vote`, chaos |".to_owned())];
         let src = [Source::new("src/ids.rs", "/// L3")];
         assert!(laws::rules_are_cited(&row, &src, &["vote".to_owned()]).is_empty());

@@ -1,4 +1,4 @@
-//! Bodies: chunks, then an end mark with trailers. A body without its end mark is cut off and never
+//! Bodies: chunks, then an end mark with trailers (H-6). A body without its end mark is cut off and never
 //! whole (H-5), so a crash cannot look like a short answer.
 
 use std::future::poll_fn;

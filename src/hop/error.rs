@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Why an exchange failed. The proxy decides from it whether the request may be sent again, so
-/// each variant claims only what is certain.
+/// each variant claims only what is certain (H-8).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HopError {
     /// Not one byte of the head was handed to a connection: the peer cannot know of the request.
@@ -16,7 +16,7 @@ pub enum HopError {
     /// out.
     #[error("the exchange was lost: {0}")]
     Lost(String),
-    /// The peer takes no more of this body. Its answer, if any, comes on the other direction.
+    /// The peer takes no more of this body. Its answer, if any, comes on the other direction (H-10).
     #[error("the peer takes no more of the body")]
     Stopped,
     /// The peer ended the body without its end mark, or reset the stream: what arrived is only a

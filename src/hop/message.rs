@@ -21,7 +21,7 @@ pub enum Service {
     Api,
 }
 
-/// How the content of a request reaches the other node.
+/// How the content of a request reaches the other node (H-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// There is none; the body is ended right behind the head.
@@ -69,7 +69,7 @@ pub struct RequestHead {
 }
 
 /// What the asked node says, in order: at most one `Go`, then a `Refused` that ends the exchange or
-/// a `Head` that the content follows.
+/// a `Head` that the content follows (H-4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Send the withheld content.

@@ -77,7 +77,7 @@ impl HopServer {
     }
 
     /// Gives each request to `handler`, in a task of its own, until [`HopServer::close`]. A task
-    /// outlives its connection: what was begun at a backend is brought to its end.
+    /// outlives its connection: what was begun at a backend is brought to its end (H-11).
     pub async fn serve<H, F>(&self, handler: H)
     where
         H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,

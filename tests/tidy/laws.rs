@@ -316,11 +316,15 @@ pub fn no_cargo_features(manifest: &str, files: &[Source]) -> Vec<String> {
     broken
 }
 
-/// The rules of a specification page: table rows whose first cell is an id, such as `ST-1`, with the
-/// whole row.
+/// The rules of a specification page, with the line that begins each: table rows whose first cell is an
+/// id, such as `ST-1`, and list items that begin with one in bold.
 fn rules(page: &str) -> Vec<(&str, &str)> {
-    let rows = page.lines().filter_map(|row| Some((row.strip_prefix("| ")?.split(" |").next()?, row)));
-    rows.map(|(cell, row)| (cell.trim_matches('`'), row)).filter(|(cell, _)| is_rule_id(cell)).collect()
+    let begun = page.lines().filter_map(|line| {
+        let cell = line.strip_prefix("| ").and_then(|rest| rest.split_once(" |"));
+        let item = line.strip_prefix("- **").and_then(|rest| rest.split_once("**"));
+        Some((cell.or(item)?.0.trim_matches('`'), line))
+    });
+    begun.filter(|(cell, _)| is_rule_id(cell)).collect()
 }
 
 fn is_rule_id(cell: &str) -> bool {
