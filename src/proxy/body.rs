@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,17 +27,33 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Where a request's content comes from.
 #[derive(Debug)]
 pub enum Source {
-    /// A client of this node.
-    Client(Incoming),
+    /// A client of this node, over HTTP/1.
+    Http1(Incoming),
+    /// A client of this node, over HTTP/2.
+    Http2(Incoming),
     /// Another node, which has it from a client.
     Hop(RecvBody),
 }
 
 impl Source {
+    /// From a client that speaks `version`.
+    pub fn client(body: Incoming, version: Version) -> Self {
+        if version == Version::HTTP_2 { Self::Http2(body) } else { Self::Http1(body) }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
-            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http1(body) | Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Hop(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    /// Whether the end that was just read is the end that the sender meant. A stream that was reset
+    /// with `NO_ERROR` ends for hyper as if it were whole; proxies cancel uploads in this way.
+    fn is_whole(&self) -> bool {
+        match self {
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Http1(_) | Self::Hop(_) => true,
         }
     }
 }
@@ -57,7 +74,8 @@ struct Lending {
     source: Source,
     /// Read, and not taken by an attempt yet.
     ahead: Option<Bytes>,
-    taken: u64,
+    /// Bytes that came from the source.
+    read: u64,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -79,7 +97,7 @@ impl Upload {
     /// Content of `length` bytes when that is known.
     pub fn new(source: Source, length: Option<u64>) -> Self {
         Self(Arc::new(Shared {
-            lending: Mutex::new(Lending { source, ahead: None, taken: 0, patience: None }),
+            lending: Mutex::new(Lending { source, ahead: None, read: 0, patience: None }),
             length,
             released: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -112,9 +130,9 @@ impl Upload {
         }
     }
 
-    /// How many bytes were taken.
-    pub fn taken(&self) -> u64 {
-        self.lending().taken
+    /// How many bytes came.
+    pub fn read(&self) -> u64 {
+        self.lending().read
     }
 
     /// Waits until the first piece, or the end, is there, and takes nothing.
@@ -143,11 +161,8 @@ impl Upload {
             None => ready!(self.poll_source(&mut lending, cx)),
         };
         self.0.released.store(true, Ordering::Relaxed);
-        if let Some(Ok(data)) = &piece {
-            lending.taken = lending.taken.saturating_add(data.len() as u64);
-            if lending.taken > limits::BODY_BYTES {
-                return self.fail(Fault::TooLarge, "the content is too large".into());
-            }
+        if piece.is_none() {
+            self.0.ended.store(true, Ordering::Relaxed);
         }
         Poll::Ready(piece)
     }
@@ -161,21 +176,42 @@ impl Upload {
         lending: &mut Lending,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.fault().is_some() {
+            return Poll::Ready(Some(Err("the content ended early".into())));
+        }
         loop {
             match lending.source.poll_frame(cx) {
                 Poll::Pending => return self.be_patient(lending, cx),
-                Poll::Ready(None) => {
-                    self.0.ended.store(true, Ordering::Relaxed);
-                    return Poll::Ready(None);
-                }
+                Poll::Ready(None) => return self.end(lending),
                 Poll::Ready(Some(Err(e))) => return self.fail(Fault::Broken, e),
                 Poll::Ready(Some(Ok(frame))) => {
                     lending.patience = None;
                     let Ok(data) = frame.into_data() else { continue };
-                    return Poll::Ready(Some(Ok(data)));
+                    lending.read = lending.read.saturating_add(data.len() as u64);
+                    return self.within_limits(lending, data);
                 }
             }
         }
+    }
+
+    fn within_limits(&self, lending: &Lending, data: Bytes) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if lending.read > limits::BODY_BYTES {
+            return self.fail(Fault::TooLarge, "the content is too large".into());
+        }
+        if self.0.length.is_some_and(|declared| lending.read > declared) {
+            return self.fail(Fault::Broken, "the content is longer than it was declared".into());
+        }
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    /// An end counts only when nothing is missing: content that was cut off must never be taken for
+    /// shorter content.
+    fn end(&self, lending: &Lending) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let whole = match self.0.length {
+            Some(declared) => lending.read == declared,
+            None => lending.source.is_whole(),
+        };
+        if whole { Poll::Ready(None) } else { self.fail(Fault::Broken, "the content was cut off".into()) }
     }
 
     fn be_patient(
@@ -243,11 +279,11 @@ impl Keep {
         }
     }
 
-    /// Bytes of a stream that were taken.
-    pub fn taken(&self) -> u64 {
+    /// Bytes of a stream that came.
+    pub fn read(&self) -> u64 {
         match self {
             Self::Empty | Self::Whole(_) => 0,
-            Self::Stream(upload) => upload.taken(),
+            Self::Stream(upload) => upload.read(),
         }
     }
 
@@ -317,5 +353,74 @@ impl Body for Content {
             Self::Upload(upload) => upload.length().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Answer(answer) => answer.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use h2::{Reason, SendStream};
+    use http::{HeaderMap, Request, Response};
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::sync::mpsc;
+
+    /// An upload as the proxy gets it over HTTP/2, and the client's end of it.
+    async fn upload(declared: Option<u64>) -> (Upload, SendStream<Bytes>) {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let (uploads, mut upload) = mpsc::channel(1);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let uploads = uploads.clone();
+            async move {
+                let source = Source::client(request.into_body(), Version::HTTP_2);
+                uploads.send(Upload::new(source, declared)).await.expect("the test waits for it");
+                std::future::pending::<Result<Response<Content>, BodyError>>().await
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(server), service);
+        tokio::spawn(server);
+        let (mut client, connection) = h2::client::handshake(client).await.expect("speaks HTTP/2");
+        tokio::spawn(connection);
+        let mut request = Request::post("http://shop/orders");
+        if let Some(declared) = declared {
+            request = request.header("content-length", declared);
+        }
+        let (_, sender) = client.send_request(request.body(()).expect("a request"), false).expect("sends");
+        (upload.recv().await.expect("arrives"), sender)
+    }
+
+    async fn is_whole_after(declared: Option<u64>, act: impl FnOnce(&mut SendStream<Bytes>)) -> bool {
+        let (upload, mut sender) = upload(declared).await;
+        sender.send_data(Bytes::from_static(b"12345"), false).expect("sends");
+        let first = upload.piece().await.expect("a piece").expect("good");
+        assert_eq!(first, "12345");
+        act(&mut sender);
+        let rest = upload.clone().collect().await;
+        assert_eq!(rest.is_err(), upload.fault() == Some(Fault::Broken));
+        rest.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_http2_upload_is_not_whole() {
+        for declared in [None, Some(6), Some(100_000)] {
+            for reason in [Reason::NO_ERROR, Reason::CANCEL] {
+                let whole = is_whole_after(declared, |sender| sender.send_reset(reason)).await;
+                assert!(!whole, "{reason:?}, declared: {declared:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http2_upload_that_comes_to_its_end_is_whole() {
+        let end = |sender: &mut SendStream<Bytes>| sender.send_data(Bytes::new(), true).expect("ends");
+        assert!(is_whole_after(None, end).await);
+        assert!(is_whole_after(Some(5), end).await);
+        let trailers = |sender: &mut SendStream<Bytes>| {
+            let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("1"))]);
+            sender.send_trailers(trailers).expect("ends");
+        };
+        assert!(is_whole_after(None, trailers).await);
     }
 }

@@ -125,7 +125,7 @@ impl Talk<'_> {
 
     /// What happens next. While the client still sends, time does not count.
     async fn next(&self, answers: &mut Answers) -> Event {
-        let mut sent = self.job.keep.taken();
+        let mut read = self.job.keep.read();
         loop {
             let end = Deadline::now() + limits::ANSWER_TIMEOUT + SLACK;
             let event = tokio::select! {
@@ -134,7 +134,7 @@ impl Talk<'_> {
                 () = sleep_until(end) => Event::TimeOver,
             };
             match event {
-                Event::TimeOver if self.job.keep.taken() > sent => sent = self.job.keep.taken(),
+                Event::TimeOver if self.job.keep.read() > read => read = self.job.keep.read(),
                 Event::Said(Ok(answer)) => {
                     self.forwarder.heard.note(self.to);
                     return Event::Said(Ok(answer));

@@ -94,6 +94,7 @@ impl Lane {
         request_id: &str,
     ) -> Result<Job, Problem> {
         let (parts, body) = request.into_parts();
+        let version = parts.version;
         let mut clean = validate::validate(parts, body.is_end_stream())?;
         fields::add_via(&mut clean.fields, &self.cluster, self.node)?;
         let address = client.ip().to_string();
@@ -102,7 +103,7 @@ impl Lane {
         }
         let (place, route) = route::select(&self.routes, clean.authority.host(), &clean.path)
             .ok_or_else(|| Problem::new(Kind::NotFound, "no route matches the host and the path"))?;
-        Ok(job(place, route, clean, body, request_id, address))
+        Ok(job(place, route, clean, Source::client(body, version), request_id, address))
     }
 
     /// Phases 3 to 6.
@@ -196,7 +197,7 @@ fn job(
     place: usize,
     route: &Route,
     clean: CleanRequest,
-    body: Incoming,
+    body: Source,
     request_id: &str,
     client: String,
 ) -> Job {
@@ -204,8 +205,8 @@ fn job(
     let class = Class::of(&method, said.consistency.unwrap_or(route.reads));
     let keep = match content {
         validate::Content::Empty => Keep::Empty,
-        validate::Content::Sized(n) => Keep::Stream(Upload::new(Source::Client(body), Some(n))),
-        validate::Content::Chunked => Keep::Stream(Upload::new(Source::Client(body), None)),
+        validate::Content::Sized(n) => Keep::Stream(Upload::new(body, Some(n))),
+        validate::Content::Chunked => Keep::Stream(Upload::new(body, None)),
     };
     Job {
         route: place,

@@ -16,7 +16,7 @@ use crate::surroundings::{Backend, Client, Reply, call, get, ok, post, wait_unti
 use crate::{Node, route, start_node};
 
 /// A leader (1) and a follower (2) that know each other; both routes hold for `hold_ms`.
-fn pair(backend: &Backend, hold_ms: u64) -> (Node, Node) {
+pub fn pair(backend: &Backend, hold_ms: u64) -> (Node, Node) {
     let members = watch::Sender::new(BTreeMap::new());
     let routes = vec![route(backend.address, hold_ms)];
     let leader = start_node(1, routes.clone(), members.subscribe(), None);
@@ -25,12 +25,12 @@ fn pair(backend: &Backend, hold_ms: u64) -> (Node, Node) {
     (leader, follower)
 }
 
-fn meet(members: &watch::Sender<BTreeMap<NodeId, String>>, nodes: &[&Node]) {
+pub fn meet(members: &watch::Sender<BTreeMap<NodeId, String>>, nodes: &[&Node]) {
     let address = |node: &&Node| (node.fake.handle.node(), node.proxy.hop_address().to_string());
     members.send_replace(nodes.iter().map(address).collect());
 }
 
-fn following(backend: &Backend) -> (Node, Node) {
+pub fn following(backend: &Backend) -> (Node, Node) {
     let (leader, follower) = pair(backend, 5_000);
     leader.lead(7);
     follower.fake.follow(1, 7);

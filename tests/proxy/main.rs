@@ -5,6 +5,7 @@ mod forwarding;
 #[path = "../pki/mod.rs"]
 mod pki;
 mod surroundings;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};

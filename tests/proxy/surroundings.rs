@@ -65,11 +65,14 @@ pub fn ok(body: &str) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into())
 }
 
-/// A backend that records everything and raises any fence.
+/// A backend that records everything and raises any fence. Clones share what is recorded.
+#[derive(Clone)]
 pub struct Backend {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     pub raises: Arc<AtomicUsize>,
+    /// Heads of requests that came, raises too.
+    pub begun: Arc<AtomicUsize>,
     /// Connections that were opened.
     pub opened: Arc<AtomicUsize>,
     /// Connections that it has closed.
@@ -87,20 +90,19 @@ impl Backend {
             address: listener.local_addr().expect("an address"),
             seen: Arc::default(),
             raises: Arc::default(),
+            begun: Arc::default(),
             opened: Arc::default(),
             closed: Arc::default(),
         };
-        let (seen, raises) = (Arc::clone(&backend.seen), Arc::clone(&backend.raises));
-        let (opened, closed) = (Arc::clone(&backend.opened), Arc::clone(&backend.closed));
+        let all = backend.clone();
         let behave = Arc::new(behave);
         thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                opened.fetch_add(1, Ordering::SeqCst);
-                let (seen, raises, behave) = (Arc::clone(&seen), Arc::clone(&raises), Arc::clone(&behave));
-                let closed = Arc::clone(&closed);
+                all.opened.fetch_add(1, Ordering::SeqCst);
+                let (all, behave) = (all.clone(), Arc::clone(&behave));
                 thread::spawn(move || {
-                    serve(socket, &seen, &raises, behave.as_ref());
-                    closed.fetch_add(1, Ordering::SeqCst);
+                    all.serve(socket, behave.as_ref());
+                    all.closed.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
@@ -111,43 +113,44 @@ impl Backend {
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("not poisoned").clone()
     }
-}
 
-fn serve(socket: TcpStream, seen: &Mutex<Vec<Seen>>, raises: &AtomicUsize, behave: &dyn Fn(&Seen) -> Reply) {
-    let mut reader = BufReader::new(socket.try_clone().expect("a second handle"));
-    let mut writer = socket;
-    let mut nth = 0;
-    while let Some(request) = read_request(&mut reader, nth) {
-        let raise = request.first_line().contains("/.well-known/termgate/fence");
-        let reply = if raise {
-            raises.fetch_add(1, Ordering::SeqCst);
-            let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("json");
-            ok(&serde_json::json!({"resource": asked["resource"], "term": asked["term"]}).to_string())
-        } else {
-            seen.lock().expect("not poisoned").push(request.clone());
-            behave(&request)
-        };
-        nth += 1;
-        match reply {
-            Reply::Bytes(bytes) => {
-                if writer.write_all(&bytes).is_err() {
+    fn serve(&self, socket: TcpStream, behave: &dyn Fn(&Seen) -> Reply) {
+        let mut reader = BufReader::new(socket.try_clone().expect("a second handle"));
+        let mut writer = socket;
+        let mut nth = 0;
+        while let Some(request) = self.read_request(&mut reader, nth) {
+            let raise = request.first_line().contains("/.well-known/termgate/fence");
+            let reply = if raise {
+                self.raises.fetch_add(1, Ordering::SeqCst);
+                let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("json");
+                ok(&serde_json::json!({"resource": asked["resource"], "term": asked["term"]}).to_string())
+            } else {
+                self.seen.lock().expect("not poisoned").push(request.clone());
+                behave(&request)
+            };
+            nth += 1;
+            match reply {
+                Reply::Bytes(bytes) => {
+                    if writer.write_all(&bytes).is_err() {
+                        return;
+                    }
+                }
+                Reply::Last(bytes) => {
+                    let _ = writer.write_all(&bytes);
                     return;
                 }
+                Reply::Hangup => return,
             }
-            Reply::Last(bytes) => {
-                let _ = writer.write_all(&bytes);
-                return;
-            }
-            Reply::Hangup => return,
         }
     }
-}
 
-fn read_request(reader: &mut BufReader<TcpStream>, nth: usize) -> Option<Seen> {
-    let head = read_head(reader)?;
-    let mut seen = Seen { head, body: Vec::new(), nth };
-    seen.body = read_body(reader, &seen.head)?;
-    Some(seen)
+    fn read_request(&self, reader: &mut BufReader<TcpStream>, nth: usize) -> Option<Seen> {
+        let head = read_head(reader)?;
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let mut seen = Seen { head, body: Vec::new(), nth };
+        seen.body = read_body(reader, &seen.head)?;
+        Some(seen)
+    }
 }
 
 fn read_head(reader: &mut impl BufRead) -> Option<String> {

@@ -1,0 +1,159 @@
+//! Content that is cut off, or does not keep to what was declared, is never committed as shorter
+//! content.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, SendStream};
+use http::Request;
+use termgate::hop::client::{HopClient, HopConfig};
+use termgate::hop::error::HopError;
+use termgate::hop::message::{Answer, Content, Fields, RequestHead, Service};
+use termgate::ids::NodeId;
+use termgate::metrics::Metrics;
+use tokio::sync::watch;
+
+use crate::forwarding::{following, meet};
+use crate::surroundings::{Backend, LIMIT, ok, post, wait_until};
+use crate::{Node, leading, pki, route, start_node};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(LIMIT, future).await.expect("in time") })
+}
+
+/// An HTTP/2 connection, without a layer that would make good what a test breaks.
+struct Http2 {
+    sender: SendRequest<Bytes>,
+    pings: h2::PingPong,
+}
+
+impl Http2 {
+    async fn connect(address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpStream::connect(address).await.expect("connects");
+        let (sender, mut connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
+        let pings = connection.ping_pong().expect("the first to ask");
+        tokio::spawn(connection);
+        Self { sender: sender.ready().await.expect("ready"), pings }
+    }
+
+    /// Sends a head, and no end.
+    fn begin(&mut self, length: Option<usize>) -> SendStream<Bytes> {
+        let request = Request::post("http://shop/orders");
+        let request = match length {
+            Some(length) => request.header("content-length", length),
+            None => request,
+        };
+        self.sender.send_request(request.body(()).expect("a request"), false).expect("sends").1
+    }
+
+    /// Waits until the other side has read what was sent so far.
+    async fn settle(&mut self) {
+        self.pings.ping(h2::Ping::opaque()).await.expect("a pong");
+    }
+}
+
+/// Sends a part of an upload, waits until the backend has its head, then cancels it as proxies do.
+fn cancel_upload(node: &Node, backend: &Backend, length: Option<usize>) {
+    let before = backend.begun.load(Ordering::SeqCst);
+    block_on(async {
+        let mut client = Http2::connect(node.address()).await;
+        let mut upload = client.begin(length);
+        upload.send_data(Bytes::from(vec![b'x'; 30_000]), false).expect("sends");
+        client.settle().await;
+        wait_until("the backend has the head", || backend.begun.load(Ordering::SeqCst) > before);
+        upload.send_reset(Reason::NO_ERROR);
+        client.settle().await;
+    });
+}
+
+fn cancelled_uploads_are_not_committed(node: &Node, backend: &Backend) {
+    for length in [None, Some(100_000)] {
+        let (before, closed) = (backend.seen().len(), backend.closed.load(Ordering::SeqCst));
+        cancel_upload(node, backend, length);
+        wait_until("it ended, one way or the other", || {
+            backend.seen().len() > before || backend.closed.load(Ordering::SeqCst) > closed
+        });
+        assert_eq!(backend.seen().len(), before, "a part was committed as the whole, declared: {length:?}");
+        let got = post(node.address(), "", "whole");
+        assert_eq!((got.status, got.body.as_slice()), (200, b"5".as_slice()), "and the next one passes");
+    }
+}
+
+#[test]
+fn a_cancelled_http2_upload_is_not_committed_at_the_leader() {
+    let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
+    let node = leading(&backend);
+    wait_until("the raise has ended", || backend.closed.load(Ordering::SeqCst) == 1);
+    cancelled_uploads_are_not_committed(&node, &backend);
+}
+
+#[test]
+fn a_cancelled_http2_upload_is_not_committed_at_a_follower() {
+    let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
+    let (_leader, follower) = following(&backend);
+    wait_until("the raise has ended", || backend.closed.load(Ordering::SeqCst) == 1);
+    cancelled_uploads_are_not_committed(&follower, &backend);
+}
+
+/// Node 2, as a peer that keeps to no rule.
+async fn peer(address: SocketAddr) -> HopClient {
+    let config = HopConfig {
+        node: NodeId(2),
+        cluster: "orders".into(),
+        members: BTreeMap::from([(NodeId(1), address.to_string())]),
+        credentials: pki().node(2),
+        metrics: Metrics::new(),
+    };
+    let client = HopClient::start(config).expect("starts");
+    crate::pki::until("a connection", || client.is_connected(NodeId(1))).await;
+    client
+}
+
+fn hop_head(content: Content) -> RequestHead {
+    RequestHead {
+        service: Service::Proxy,
+        request_id: "2-x-1".into(),
+        origin: NodeId(2),
+        deadline_ms: 30_000,
+        method: "POST".into(),
+        target: "/orders".into(),
+        fields: vec![("host".into(), b"shop".to_vec())],
+        content,
+        client: None,
+        secure: false,
+        consistency: None,
+        client_term: None,
+    }
+}
+
+/// H-5.
+#[test]
+fn a_peer_whose_content_is_not_as_long_as_declared_spoils_no_connection() {
+    let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
+    let members = watch::Sender::new(BTreeMap::new());
+    let leader = start_node(1, vec![route(backend.address, 300)], members.subscribe(), None);
+    let other = start_node(2, vec![route(backend.address, 300)], members.subscribe(), None);
+    meet(&members, &[&leader, &other]);
+    leader.lead(7);
+    block_on(async {
+        let hop = peer(leader.proxy.hop_address()).await;
+        for (declared, sent) in [(100_000, 0), (100, 0), (100, 99), (100, 101)] {
+            let content = Content::Withheld { length: Some(declared) };
+            let mut exchange = hop.open(NodeId(1), &hop_head(content), None).await.expect("opens");
+            assert_eq!(exchange.answers.next().await, Ok(Answer::Go));
+            let mut body = exchange.body.expect("content to send");
+            body.chunk(vec![b'x'; sent].into()).await.expect("sends");
+            body.finish(&Fields::new()).await.expect("ends");
+            let answer = exchange.answers.next().await;
+            assert_eq!(answer, Err(HopError::NotStarted), "{sent} bytes for {declared}");
+        }
+    });
+    assert_eq!(post(leader.address(), "", "hello").body, b"5");
+    assert_eq!(backend.seen().len(), 1);
+    assert_eq!(backend.begun.load(Ordering::SeqCst), 2, "the raise and the write that was whole");
+}
