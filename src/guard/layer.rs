@@ -27,7 +27,7 @@ use crate::fencing::verifier::{Admission, Refusal};
 use crate::guard::endpoint;
 use crate::guard::fence::{RaiseError, SharedFence};
 use crate::guard::fields::{self, AnswerBody, BoxError, FENCE_PATH, FieldError, problem, rejected};
-use crate::guard::write::{FencedBody, FencedWrite, InFlight, Progress};
+use crate::guard::write::{Ending, FencedBody, FencedWrite, InFlight, Progress};
 use crate::ids::{NodeId, Term};
 use crate::metrics::{Metrics, RouteLabel};
 
@@ -132,7 +132,8 @@ where
 {
     let Admitted { write, share } = admitted;
     let progress = write.progress.clone();
-    let mut request = request.map(|body| FencedBody::of_write(body, progress, share.clone()));
+    let ending = Ending::of(request.version());
+    let mut request = request.map(|body| FencedBody::of_write(body, ending, progress, share.clone()));
     request.extensions_mut().insert(write);
     let task = tokio::spawn(async move {
         let answer = inner.oneshot(request).await.map_err(Into::into);

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -107,9 +108,27 @@ impl Drop for InFlight {
 #[error("the write was cut off: a newer leader raised the fence while its content was on the way")]
 pub struct CutOff;
 
+/// How the end of a request's content is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By its length or its last chunk: HTTP/1.
+    Framed,
+    /// By the end of its stream: HTTP/2. hyper ends a body in the usual way when the stream is reset
+    /// with `NO_ERROR`, so the body is asked whether its stream has ended.
+    Stream,
+}
+
+impl Ending {
+    /// In a request of this version.
+    pub(super) fn of(version: Version) -> Self {
+        if version == Version::HTTP_2 { Self::Stream } else { Self::Framed }
+    }
+}
+
 /// The content of a request behind the fence.
 pub struct FencedBody {
     inner: UnsyncBoxBody<Bytes, BoxError>,
+    ending: Ending,
     /// `None` for a read, and once the content is done with.
     write: Option<(Arc<Progress>, Arc<InFlight>)>,
 }
@@ -117,12 +136,13 @@ pub struct FencedBody {
 impl FencedBody {
     /// The content of a read: nothing to cut off.
     pub(super) fn of_read(body: impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static) -> Self {
-        Self { inner: body.map_err(Into::into).boxed_unsync(), write: None }
+        Self { inner: body.map_err(Into::into).boxed_unsync(), ending: Ending::Framed, write: None }
     }
 
     /// The content of an admitted write.
     pub(super) fn of_write(
         body: impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+        ending: Ending,
         progress: Arc<Progress>,
         share: Arc<InFlight>,
     ) -> Self {
@@ -130,9 +150,9 @@ impl FencedBody {
         if inner.is_end_stream() {
             // Without content the head alone is a complete request.
             progress.finish_sending();
-            return Self { inner, write: None };
+            return Self { inner, ending, write: None };
         }
-        Self { inner, write: Some((progress, share)) }
+        Self { inner, ending, write: Some((progress, share)) }
     }
 
     /// The next frame goes out only if no raise came first; the last one makes the write `sent`.
@@ -175,6 +195,8 @@ impl Body for FencedBody {
             Some(Ok(frame)) if frame.is_trailers() => None,
             other => other,
         };
+        let cancelled = frame.is_none() && self.ending == Ending::Stream && !self.inner.is_end_stream();
+        let frame = if cancelled { Some(Err("the content was cut off by its sender".into())) } else { frame };
         Poll::Ready(self.pass(frame))
     }
 
@@ -217,7 +239,7 @@ mod tests {
     fn hands_nothing_on_after_the_cut() {
         let progress = Arc::new(Progress::default());
         let (share, ended) = in_flight();
-        let mut body = FencedBody::of_write(pieces(&["a", "b"]), progress.clone(), share);
+        let mut body = FencedBody::of_write(pieces(&["a", "b"]), Ending::Framed, progress.clone(), share);
         assert!(next(&mut body).expect("a frame").is_ok());
         assert!(progress.cut_off());
         assert!(next(&mut body).expect("an error").is_err());
@@ -229,7 +251,8 @@ mod tests {
     fn can_not_be_cut_once_the_last_byte_is_handed_on() {
         let progress = Arc::new(Progress::default());
         let (share, _) = in_flight();
-        let mut body = FencedBody::of_write(Full::new(Bytes::from("abc")), progress.clone(), share);
+        let mut body =
+            FencedBody::of_write(Full::new(Bytes::from("abc")), Ending::Framed, progress.clone(), share);
         assert!(next(&mut body).expect("a frame").is_ok());
         assert!(progress.is_sent(), "a sized content is complete with its last byte, not at its end");
         assert!(!progress.cut_off());
@@ -244,7 +267,7 @@ mod tests {
             assert!(raise.cut_off());
             Ok::<_, BoxError>(Frame::data(Bytes::from("abc")))
         });
-        let mut body = FencedBody::of_write(StreamBody::new(last), progress.clone(), share);
+        let mut body = FencedBody::of_write(StreamBody::new(last), Ending::Framed, progress.clone(), share);
         assert!(next(&mut body).expect("an error").is_err(), "the raise was told that it was cut off");
     }
 
@@ -252,7 +275,7 @@ mod tests {
     fn can_not_be_cut_without_content() {
         let progress = Arc::new(Progress::default());
         let (share, _) = in_flight();
-        drop(FencedBody::of_write(http_body_util::Empty::new(), progress.clone(), share));
+        drop(FencedBody::of_write(http_body_util::Empty::new(), Ending::Framed, progress.clone(), share));
         assert!(!progress.cut_off());
     }
 
@@ -260,7 +283,7 @@ mod tests {
     fn a_chunked_content_is_complete_at_its_end() {
         let progress = Arc::new(Progress::default());
         let (share, _) = in_flight();
-        let mut body = FencedBody::of_write(pieces(&["a"]), progress.clone(), share);
+        let mut body = FencedBody::of_write(pieces(&["a"]), Ending::Framed, progress.clone(), share);
         assert!(next(&mut body).expect("a frame").is_ok());
         assert!(!progress.is_sent());
         assert!(next(&mut body).is_none());
@@ -268,11 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn a_content_whose_stream_was_reset_is_never_complete() {
+        let progress = Arc::new(Progress::default());
+        let (share, ended) = in_flight();
+        // Like hyper's body after such a reset: nothing more, and not the end of the stream.
+        let mut body = FencedBody::of_write(pieces(&["a"]), Ending::Stream, progress.clone(), share);
+        assert!(next(&mut body).expect("a frame").is_ok());
+        assert!(next(&mut body).expect("an error").is_err());
+        assert!(!progress.is_sent());
+        assert_eq!(ended.load(Ordering::SeqCst), 1, "it can never be complete");
+    }
+
+    #[test]
     fn cutting_wakes_a_reader_that_waits_for_a_slow_client() {
         let progress = Arc::new(Progress::default());
         let (share, _) = in_flight();
         let silent = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>());
-        let mut body = FencedBody::of_write(silent, progress.clone(), share);
+        let mut body = FencedBody::of_write(silent, Ending::Framed, progress.clone(), share);
         let waker = Arc::new(CountWakes(AtomicUsize::new(0)));
         let as_waker = waker.clone().into();
         let mut context = Context::from_waker(&as_waker);

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Answer, Backend, config, connect, post, raise_request, raw, stamp};
+use crate::support::{Answer, Backend, config, connect, post, raise_request, raw, stamp, until};
 
 /// A cluster's authority, and a guard of it.
 struct Setup {
@@ -48,7 +48,16 @@ impl Setup {
 }
 
 async fn handshake(address: SocketAddr, own: &Credentials) -> std::io::Result<TlsStream<TcpStream>> {
-    let config = tls::tcp_client(own).expect("a configuration");
+    handshake_for(address, own, &[]).await
+}
+
+async fn handshake_for(
+    address: SocketAddr,
+    own: &Credentials,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = tls::tcp_client(own).expect("a configuration");
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("localhost").expect("a name");
     connector.connect(name, connect(address).await).await
@@ -109,4 +118,31 @@ async fn a_node_of_another_cluster_does_not_get_in() {
 async fn plain_http_does_not_get_in() {
     let setup = Setup::new().await;
     assert!(raw(connect(setup.guard.address()).await, &raise(4)).await.is_none());
+}
+
+/// A stream that is reset with `NO_ERROR` ends for hyper as if it were whole.
+#[tokio::test]
+async fn a_cancelled_http2_write_never_reaches_the_backend_as_complete() {
+    let setup = Setup::new().await;
+    let node = Subject::Node(NodeId(1));
+    assert_eq!(setup.send(&node, &raise(4)).await.status, 200);
+    let own = credentials(setup.dir.path(), &node);
+    let stream = handshake_for(setup.guard.address(), &own, &[b"h2"]).await.expect("gets in");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("speaks HTTP/2");
+    tokio::spawn(connection);
+    let request = http::Request::post("https://guard/ledger")
+        .header("termgate-term", 4)
+        .header("termgate-node", 1)
+        .header("termgate-resource", "orders")
+        .body(())
+        .expect("a request");
+    let (_answer, mut content) = sender.send_request(request, false).expect("sends");
+    content.send_data(bytes::Bytes::from_static(b"half"), false).expect("sends");
+    until("the backend has a part", async || setup.backend.seen().iter().any(|seen| seen.partial > 0)).await;
+    content.send_reset(h2::Reason::NO_ERROR);
+    until("it ended, one way or the other", async || {
+        setup.backend.seen().iter().all(|seen| seen.closed || !seen.complete.is_empty())
+    })
+    .await;
+    assert_eq!(setup.backend.complete(), Vec::<String>::new());
 }
