@@ -15,6 +15,9 @@ use crate::problem::{Kind, Problem};
 use crate::proxy::fields::{self, ClientFields};
 use crate::proxy::limits;
 
+/// The first segments of every path on which nodes and verifiers talk.
+const OURS: [&str; 2] = [".well-known", "termgate"];
+
 /// How the content comes from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
@@ -224,6 +227,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// The path that decides which route a request takes. The backend still gets the path as received.
 pub(super) fn normalise(path: &str) -> Result<String, Problem> {
+    if is_ours(path) {
+        let detail = format!("paths under /{}/ are between nodes and verifiers", OURS.join("/"));
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
     let decoded = decode_unreserved(path)?;
     let mut segments: Vec<&str> = Vec::new();
     for segment in decoded.split('/') {
@@ -236,6 +243,32 @@ pub(super) fn normalise(path: &str) -> Result<String, Problem> {
     let last = decoded.rsplit('/').next().unwrap_or_default();
     let directory = matches!(last, "" | "." | "..") && !segments.is_empty();
     Ok(format!("/{}{}", segments.join("/"), if directory { "/" } else { "" }))
+}
+
+/// Whether any reader could take the path for one of ours: a raise that a client sends through a node
+/// would arrive with the node's certificate. Backends differ in what they decode, fold and cut off
+/// before they compare, so all of it is done here.
+fn is_ours(path: &str) -> bool {
+    let mut folded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| *byte == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let decoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let used = if decoded.is_some() { 2 } else { 0 };
+        folded.push(decoded.unwrap_or(*byte).to_ascii_lowercase());
+        rest = after.get(used..).unwrap_or_default();
+    }
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in folded.split(|byte| matches!(byte, b'/' | b'\\')) {
+        // Some servers know parameters of a segment: `/a;b=c/d`.
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        match name {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    segments.iter().zip(OURS).filter(|(found, ours)| **found == ours.as_bytes()).count() == OURS.len()
 }
 
 fn decode_unreserved(path: &str) -> Result<String, Problem> {
@@ -380,6 +413,25 @@ mod tests {
     }
 
     #[test]
+    fn refuses_every_spelling_of_the_paths_between_nodes_and_verifiers() {
+        let spellings = [
+            "/.well-known/termgate/fence",
+            "/.well-known/termgate",
+            "/.Well-Known/TERMGATE/fence?x=1",
+            "//.well-known/./termgate//fence",
+            "/a/../.well-known/termgate/fence",
+            "/%2Ewell%2dknown/termgat%65/fence",
+            "/.well-known%2Ftermgate%2ffence",
+            "/.well-known%5Ctermgate/fence",
+            "/.well-known;v=1/termgate;/fence",
+        ];
+        for spelling in spellings {
+            let refused = check(Request::put(spelling).header("host", "a")).expect_err(spelling);
+            assert_eq!(refused.kind, Kind::Forbidden, "{spelling}");
+        }
+    }
+
+    #[test]
     fn decides_on_a_normalised_path() {
         let path = |target: &str| check(get(target)).map(|clean| clean.path).expect("clean");
         assert_eq!(path("/a/./b/../c"), "/a/c");
@@ -388,6 +440,8 @@ mod tests {
         assert_eq!(path("/%61dmin/%2e%2E/x"), "/x");
         assert_eq!(path("/a%2fb"), "/a%2Fb", "an encoded slash is not a slash");
         assert_eq!(path("/"), "/");
+        assert_eq!(path("/.well-known/acme-challenge/x"), "/.well-known/acme-challenge/x");
+        assert_eq!(path("/a/.well-known/termgate/fence"), "/a/.well-known/termgate/fence");
         assert_eq!(status(check(get("/a%00"))), 400);
         assert_eq!(status(check(get("/a%zz"))), 400);
         assert_eq!(status(check(get("/a%+1"))), 400);

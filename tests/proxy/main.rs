@@ -142,6 +142,26 @@ fn forged_stamps_never_reach_a_backend() {
 }
 
 #[test]
+fn a_client_cannot_raise_a_fence_through_a_node() {
+    let backend = Backend::start(|_| ok("done"));
+    let (leader, follower) = forwarding::following(&backend);
+    for node in [&leader, &follower] {
+        let raise = r#"{"resource":"orders","term":99,"proof":null}"#;
+        for path in ["/.well-known/termgate/fence", "/x/%2e./.well-known/termgate/fence"] {
+            let length = raise.len();
+            let got = call(
+                node.address(),
+                format!("PUT {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{raise}"),
+            );
+            assert_eq!((got.status, got.problem().as_str()), (403, "forbidden"), "{path}");
+            assert_eq!(got.json()["outcome"], "not-applied");
+        }
+    }
+    assert_eq!(backend.raises.load(Ordering::SeqCst), 1, "only the leader's own");
+    assert!(backend.seen().is_empty());
+}
+
+#[test]
 fn a_client_with_another_term_is_told_and_nothing_is_forwarded() {
     let backend = Backend::start(|_| ok("done"));
     let node = leading(&backend);

@@ -17,7 +17,7 @@ use termgate::ids::NodeId;
 use termgate::metrics::Metrics;
 use tokio::sync::watch;
 
-use crate::forwarding::{following, meet};
+use crate::forwarding::following;
 use crate::surroundings::{Backend, LIMIT, ok, post, wait_until};
 use crate::{Node, leading, pki, route, start_node};
 
@@ -131,15 +131,20 @@ fn hop_head(content: Content) -> RequestHead {
     }
 }
 
+/// A leader (1) that knows a node 2.
+fn leader_with_a_peer(backend: &Backend) -> Node {
+    let members = watch::Sender::new(BTreeMap::new());
+    let leader = start_node(1, vec![route(backend.address, 300)], members.subscribe(), None);
+    members.send_replace(BTreeMap::from([(NodeId(2), "127.0.0.1:9".to_owned())]));
+    leader.lead(7);
+    leader
+}
+
 /// H-5.
 #[test]
 fn a_peer_whose_content_is_not_as_long_as_declared_spoils_no_connection() {
     let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
-    let members = watch::Sender::new(BTreeMap::new());
-    let leader = start_node(1, vec![route(backend.address, 300)], members.subscribe(), None);
-    let other = start_node(2, vec![route(backend.address, 300)], members.subscribe(), None);
-    meet(&members, &[&leader, &other]);
-    leader.lead(7);
+    let leader = leader_with_a_peer(&backend);
     block_on(async {
         let hop = peer(leader.proxy.hop_address()).await;
         for (declared, sent) in [(100_000, 0), (100, 0), (100, 99), (100, 101)] {
@@ -156,4 +161,22 @@ fn a_peer_whose_content_is_not_as_long_as_declared_spoils_no_connection() {
     assert_eq!(post(leader.address(), "", "hello").body, b"5");
     assert_eq!(backend.seen().len(), 1);
     assert_eq!(backend.begun.load(Ordering::SeqCst), 2, "the raise and the write that was whole");
+}
+
+#[test]
+fn a_peer_cannot_pass_on_a_raise_either() {
+    let backend = Backend::start(|_| ok("done"));
+    let leader = leader_with_a_peer(&backend);
+    block_on(async {
+        let hop = peer(leader.proxy.hop_address()).await;
+        let head = RequestHead {
+            target: "/.well-known/termgate/fence".into(),
+            method: "PUT".into(),
+            ..hop_head(Content::Eager { length: Some(2) })
+        };
+        let mut exchange = hop.open(NodeId(1), &head, Some(Bytes::from_static(b"{}"))).await.expect("opens");
+        let Ok(Answer::Head(head)) = exchange.answers.next().await else { panic!("no head") };
+        assert_eq!(head.status, 403);
+    });
+    assert_eq!(backend.begun.load(Ordering::SeqCst), 1, "only the leader's own raise");
 }
