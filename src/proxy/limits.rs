@@ -49,9 +49,9 @@ pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause of a backend inside its answer.
 pub const ANSWER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections of one lane to one backend.
+/// Connections of one lane to one backend that carry a request.
 pub const BACKEND_CONNECTIONS: usize = 256;
-/// Of those, how many may be idle.
+/// Idle connections of one lane to one backend, beside those.
 pub const BACKEND_IDLE: usize = 64;
 /// An idle connection older than this is not used: servers commonly close after 30 s or more.
 pub const BACKEND_IDLE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -4,6 +4,10 @@
 //! cleanly, the whole request was taken, and it has not been idle for long; in every other case it
 //! is closed. The last one given back is the first to be used: it is the least likely to have been
 //! closed by the backend.
+//!
+//! A place means that a connection is in use: whoever waits for one gets the next that becomes free,
+//! with the connection that was given back. Idle connections hold no place; they are bounded on
+//! their own.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +33,6 @@ struct Line {
     sender: SendRequest<Content>,
     ledger: Arc<Ledger>,
     driver: AbortHandle,
-    _slot: OwnedSemaphorePermit,
 }
 
 impl Drop for Line {
@@ -49,7 +52,7 @@ struct Idle {
 pub struct Pool {
     backend: Backend,
     idle: Mutex<Vec<Idle>>,
-    slots: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 /// No connection could be had; nothing was sent.
@@ -79,24 +82,36 @@ pub struct SendError {
 impl Pool {
     /// An empty pool.
     pub fn new(backend: Backend) -> Self {
-        let slots = Arc::new(Semaphore::new(limits::BACKEND_CONNECTIONS));
-        Self { backend, idle: Mutex::default(), slots }
+        Self::of_size(backend, limits::BACKEND_CONNECTIONS)
+    }
+
+    fn of_size(backend: Backend, places: usize) -> Self {
+        Self { backend, idle: Mutex::default(), places: Arc::new(Semaphore::new(places)) }
     }
 
     /// A connection that is ready for a request: an idle one, or a new one.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
+        let place = self.place().await?;
         match self.take_idle() {
-            Some(line) => Ok(Lease { line, reused: true, pool: Arc::clone(self) }),
-            None => self.open().await,
+            Some(line) => Ok(Lease { line, reused: true, pool: Arc::clone(self), place }),
+            None => self.connect(place).await,
         }
     }
 
     /// A new connection, whatever is idle.
     pub async fn open(self: &Arc<Self>) -> Result<Lease, CheckoutError> {
-        let slot = Arc::clone(&self.slots).acquire_owned();
-        let Ok(Ok(slot)) = timeout(limits::CHECKOUT_TIMEOUT, slot).await else {
-            return Err(CheckoutError::Exhausted);
-        };
+        let place = self.place().await?;
+        self.connect(place).await
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, CheckoutError> {
+        match timeout(limits::CHECKOUT_TIMEOUT, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(CheckoutError::Exhausted),
+        }
+    }
+
+    async fn connect(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Result<Lease, CheckoutError> {
         let (wire, ledger) = self.backend.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(limits::ANSWER_HEAD_BYTES)
@@ -106,8 +121,8 @@ impl Pool {
             .map_err(|_| CheckoutError::Exhausted)?;
         // Its errors are reported to the request it carries; an idle connection's don't matter.
         let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
-        let line = Line { sender, ledger, driver, _slot: slot };
-        Ok(Lease { line, reused: false, pool: Arc::clone(self) })
+        let line = Line { sender, ledger, driver };
+        Ok(Lease { line, reused: false, pool: Arc::clone(self), place })
     }
 
     fn take_idle(&self) -> Option<Line> {
@@ -140,6 +155,8 @@ pub struct Lease {
     line: Line,
     reused: bool,
     pool: Arc<Pool>,
+    /// Given up last: whoever waits for it then finds the connection among the idle ones.
+    place: OwnedSemaphorePermit,
 }
 
 impl Lease {
@@ -183,19 +200,96 @@ impl Lease {
     /// Back to the pool, as soon as the connection itself is done with the answer.
     pub fn give_back(mut self) {
         if self.line.sender.is_ready() {
-            let pool = Arc::clone(&self.pool);
-            return pool.put(self.line);
+            return self.put();
         }
         tokio::spawn(async move {
             let ready = timeout(limits::CHECKOUT_TIMEOUT, self.line.sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
-                self.pool.put(self.line);
+                self.put();
             }
         });
+    }
+
+    fn put(self) {
+        let Self { line, pool, place, .. } = self;
+        pool.put(line);
+        drop(place);
     }
 }
 
 fn describe(error: &hyper::Error) -> String {
     use std::error::Error;
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Connections at once.
+    const PLACES: usize = 8;
+
+    /// Answers every request with an empty 200.
+    async fn backend() -> Arc<Pool> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(answer_all(socket));
+            }
+        });
+        let backend = Backend::new(&uri.parse().expect("a uri"), None).expect("a backend");
+        Arc::new(Pool::of_size(backend, PLACES))
+    }
+
+    async fn answer_all(mut socket: TcpStream) {
+        let mut bytes = Vec::new();
+        while socket.read_buf(&mut bytes).await.is_ok_and(|n| n > 0) {
+            if bytes.ends_with(b"\r\n\r\n") {
+                bytes.clear();
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        }
+    }
+
+    async fn exchange(lease: Lease) {
+        let request = Request::get("/").header("host", "a").body(Content::Whole(None)).expect("a request");
+        let answer = lease.send(request, Keep::Empty, None).await.expect("an answer");
+        answer.into_body().collect().await.expect("an end");
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_connection_that_was_given_back() {
+        let pool = backend().await;
+        let mut leases = Vec::new();
+        for _ in 0..PLACES {
+            leases.push(pool.checkout().await.expect("a place"));
+        }
+        let other = Arc::clone(&pool);
+        let waiter = tokio::spawn(async move { other.checkout().await.map(|lease| lease.reused) });
+        tokio::task::yield_now().await;
+        exchange(leases.pop().expect("one of them")).await;
+        assert_eq!(waiter.await.expect("no panic").ok(), Some(true));
+    }
+
+    #[tokio::test]
+    async fn more_clients_than_connections_wait_their_turn() {
+        let pool = backend().await;
+        let begun = std::time::Instant::now();
+        let client = || async {
+            let mut served = 0;
+            while begun.elapsed() < limits::CHECKOUT_TIMEOUT * 3 / 2 {
+                exchange(pool.checkout().await.expect("a place")).await;
+                served += 1;
+            }
+            served
+        };
+        let clients = (0..2 * PLACES).map(|_| client());
+        let served: Vec<u32> = futures_util::future::join_all(clients).await;
+        assert!(served.iter().all(|n| *n > 0), "{served:?}");
+    }
 }
