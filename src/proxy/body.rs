@@ -15,11 +15,12 @@ use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::hop::body::RecvBody;
 use crate::proxy::answer::AnswerBody;
 use crate::proxy::limits;
+use crate::time::Duration;
 
 /// What a body fails with.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -63,7 +64,7 @@ impl Source {
 pub enum Fault {
     /// The limit was passed.
     TooLarge,
-    /// The client paused too long.
+    /// The client paused too long, or too often.
     TooSlow,
     /// The client went away, or its framing broke.
     Broken,
@@ -76,7 +77,33 @@ struct Lending {
     ahead: Option<Bytes>,
     /// Bytes that came from the source.
     read: u64,
-    patience: Option<Pin<Box<Sleep>>>,
+    /// All pauses of the source that are over.
+    paused: Duration,
+    pause: Option<Pause>,
+}
+
+/// The source has nothing now.
+#[derive(Debug)]
+struct Pause {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Lending {
+    /// How long the source may have nothing from now on: not too long at a time, and all pauses
+    /// together no longer than content of this length may take.
+    fn patience(&self) -> Duration {
+        let slack = if matches!(self.source, Source::Hop(_)) { limits::HOP_SLACK } else { Duration::ZERO };
+        let earned = Duration::from_millis(self.read.saturating_mul(1000) / limits::BODY_RATE_MIN);
+        let left = (limits::BODY_PAUSES + earned).saturating_sub(self.paused);
+        left.min(limits::BODY_IDLE_TIMEOUT) + slack
+    }
+
+    fn go_on(&mut self) {
+        if let Some(pause) = self.pause.take() {
+            self.paused += pause.since.elapsed();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,7 +124,13 @@ impl Upload {
     /// Content of `length` bytes when that is known.
     pub fn new(source: Source, length: Option<u64>) -> Self {
         Self(Arc::new(Shared {
-            lending: Mutex::new(Lending { source, ahead: None, read: 0, patience: None }),
+            lending: Mutex::new(Lending {
+                source,
+                ahead: None,
+                read: 0,
+                paused: Duration::ZERO,
+                pause: None,
+            }),
             length,
             released: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -185,7 +218,7 @@ impl Upload {
                 Poll::Ready(None) => return self.end(lending),
                 Poll::Ready(Some(Err(e))) => return self.fail(Fault::Broken, e),
                 Poll::Ready(Some(Ok(frame))) => {
-                    lending.patience = None;
+                    lending.go_on();
                     let Ok(data) = frame.into_data() else { continue };
                     lending.read = lending.read.saturating_add(data.len() as u64);
                     return self.within_limits(lending, data);
@@ -219,8 +252,11 @@ impl Upload {
         lending: &mut Lending,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let patience = lending.patience.get_or_insert_with(|| Box::pin(sleep(limits::BODY_IDLE_TIMEOUT)));
-        ready!(patience.as_mut().poll(cx));
+        let patience = lending.patience();
+        let pause = lending
+            .pause
+            .get_or_insert_with(|| Pause { since: Instant::now(), end: Box::pin(sleep(patience)) });
+        ready!(pause.end.as_mut().poll(cx));
         self.fail(Fault::TooSlow, "the client paused too long".into())
     }
 
@@ -422,5 +458,37 @@ mod tests {
             sender.send_trailers(trailers).expect("ends");
         };
         assert!(is_whole_after(None, trailers).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn content_that_drips_is_not_waited_for() {
+        let (upload, mut sender) = upload(None).await;
+        let begun = Instant::now();
+        let drip = tokio::spawn(async move {
+            loop {
+                sender.send_data(Bytes::from_static(b"."), false).expect("sends");
+                sleep(limits::BODY_IDLE_TIMEOUT - Duration::from_secs(1)).await;
+            }
+        });
+        assert_eq!(upload.clone().collect().await, Err(Fault::TooSlow));
+        let limit = limits::BODY_PAUSES + Duration::from_secs(1);
+        assert!(begun.elapsed() <= limit, "{:?}", begun.elapsed());
+        drip.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn content_that_is_slow_and_steady_is_waited_for() {
+        let (upload, mut sender) = upload(None).await;
+        let piece = vec![b'.'; usize::try_from(limits::BODY_RATE_MIN).expect("fits")];
+        tokio::spawn(async move {
+            for _ in 0..120 {
+                sender.send_data(piece.clone().into(), false).expect("sends");
+                sleep(Duration::from_secs(1)).await;
+            }
+            sender.send_data(Bytes::new(), true).expect("ends");
+            // Dropped, both handles would cancel what is still on its way.
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(upload.collect().await.map(|all| all.len() as u64), Ok(120 * limits::BODY_RATE_MIN));
     }
 }

@@ -23,10 +23,7 @@ use crate::proxy::body::{Content, Keep, Upload};
 use crate::proxy::job::{Attempt, Class, Job, NotStarted, content_problem};
 use crate::proxy::limits;
 use crate::proxy::wirehead;
-use crate::time::{Duration, Instant};
-
-/// Beyond the leader's own limits: its connection to the backend, and the way there and back.
-const SLACK: Duration = Duration::from_secs(4);
+use crate::time::Instant;
 
 /// Forwards requests to the leader.
 #[derive(Debug, Clone)]
@@ -127,7 +124,7 @@ impl Talk<'_> {
     async fn next(&self, answers: &mut Answers) -> Event {
         let mut read = self.job.keep.read();
         loop {
-            let end = Deadline::now() + limits::ANSWER_TIMEOUT + SLACK;
+            let end = Deadline::now() + limits::ANSWER_TIMEOUT + limits::HOP_SLACK;
             let event = tokio::select! {
                 said = answers.next() => Event::Said(said),
                 () = self.leader_moved() => Event::LeaderMoved,

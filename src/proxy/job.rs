@@ -129,7 +129,11 @@ pub fn content_problem(fault: Fault, sent: bool) -> Problem {
         Fault::TooLarge => validate::too_large(),
         Fault::TooSlow => Problem::new(
             Kind::ClientTimeout,
-            format!("the content paused for more than {:?}", limits::BODY_IDLE_TIMEOUT),
+            format!(
+                "the content paused for more than {:?}, or came in less than {} bytes a second",
+                limits::BODY_IDLE_TIMEOUT,
+                limits::BODY_RATE_MIN
+            ),
         ),
         Fault::Broken => Problem::new(Kind::BadRequest, "the content broke off, or its framing is malformed"),
     };

@@ -34,6 +34,18 @@ pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest pause of a client inside its body.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// All pauses of a client inside its body together, beside what [`BODY_RATE_MIN`] allows: one byte
+/// now and then must not hold a backend connection for ever.
+pub const BODY_PAUSES: Duration = Duration::from_secs(20);
+/// Bytes a second that a client may be waited for at least: a slow mobile network has several times
+/// as many.
+pub const BODY_RATE_MIN: u64 = 4096;
+/// What the leader adds to these when the body comes from another node, and that node to the
+/// leader's limits: the node that has the cause at hand is to name it.
+pub const HOP_SLACK: Duration = Duration::from_secs(4);
+/// How long a client may take nothing of an answer that is there: then its connection, or its HTTP/2
+/// stream, is given up, and the backend connection with it.
+pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// HTTP/2 keep-alive.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a ping may stay unanswered.
