@@ -350,7 +350,7 @@ pub enum Content {
     /// A request's, still streaming.
     Upload(Upload),
     /// A backend's answer.
-    Answer(Box<AnswerBody>),
+    Answer(AnswerBody),
 }
 
 impl Content {
@@ -371,7 +371,7 @@ impl Body for Content {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Upload(upload) => upload.poll_piece(cx).map_ok(Frame::data),
-            Self::Answer(answer) => Pin::new(answer.as_mut()).poll_frame(cx),
+            Self::Answer(answer) => Pin::new(answer).poll_frame(cx),
         }
     }
 
@@ -467,6 +467,7 @@ mod tests {
         let drip = tokio::spawn(async move {
             loop {
                 sender.send_data(Bytes::from_static(b"."), false).expect("sends");
+                // The pace of a client that means to be slow.
                 sleep(limits::BODY_IDLE_TIMEOUT - Duration::from_secs(1)).await;
             }
         });
@@ -483,6 +484,7 @@ mod tests {
         tokio::spawn(async move {
             for _ in 0..120 {
                 sender.send_data(piece.clone().into(), false).expect("sends");
+                // The pace of the slowest client that is served.
                 sleep(Duration::from_secs(1)).await;
             }
             sender.send_data(Bytes::new(), true).expect("ends");

@@ -109,7 +109,7 @@ impl Talk<'_> {
                 Event::Said(Ok(Answer::Refused(refusal))) => return Attempt::NotStarted(refused(refusal)),
                 Event::Said(Ok(Answer::Head(head))) => {
                     let body = AnswerBody::from_hop(answers.into_body(), upload);
-                    let answer = wirehead::response(head, Content::Answer(Box::new(body)));
+                    let answer = wirehead::response(head, Content::Answer(body));
                     let malformed = || HopError::Malformed("the head of an answer".into());
                     return answer.map_or_else(|| self.lost(&malformed()), served);
                 }

@@ -214,7 +214,7 @@ impl Leader {
         if fresh && self.handle.lease_covers(clock::now()) != term {
             return Attempt::NotStarted(NotStarted::ReadNotConfirmed);
         }
-        let mut answer = answer.map(|body| Content::Answer(Box::new(body)));
+        let mut answer = answer.map(Content::Answer);
         let map = answer.headers_mut();
         fields::clean_answer(map);
         map.insert(fields::SERVED_BY, HeaderValue::from(self.handle.node().0));

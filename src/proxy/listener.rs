@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Request;
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::proxy::limits;
 use crate::proxy::service::Lane;
@@ -88,7 +88,7 @@ async fn serve(
         return;
     };
     let http2 = first == PREFACE;
-    let io = TokioIo::new(Rewound { first, socket });
+    let io = TokioIo::new(ClientSocket::new(first, socket));
     let service = service_fn(move |request: Request<Incoming>| {
         let lane = Arc::clone(&lane);
         async move { Ok::<_, std::convert::Infallible>(lane.serve(request, client).await) }
@@ -156,13 +156,35 @@ async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
     Ok(first.into())
 }
 
-/// A socket whose first bytes were read already.
-struct Rewound {
+/// A client's socket whose first bytes were read already. A client that takes nothing for a while
+/// loses its connection: hyper would wait for ever, with all that the answer holds.
+struct ClientSocket {
     first: Bytes,
     socket: TcpStream,
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
-impl AsyncRead for Rewound {
+impl ClientSocket {
+    fn new(first: Bytes, socket: TcpStream) -> Self {
+        Self { first, socket, stall: None }
+    }
+
+    fn with_limit(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limits::SEND_STALL_TIMEOUT)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -177,9 +199,10 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.with_limit(cx, written)
     }
 
     fn poll_write_vectored(
@@ -187,7 +210,8 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.with_limit(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -200,5 +224,23 @@ impl AsyncWrite for Rewound {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_loses_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (socket, _) = listener.accept().await.expect("accepts");
+        let mut socket = ClientSocket::new(Bytes::new(), socket);
+        tokio::time::pause();
+        let all = async { while socket.write_all(&[0; 64 * 1024]).await.is_ok() {} };
+        timeout(limits::SEND_STALL_TIMEOUT * 2, all).await.expect("an error, in time");
     }
 }

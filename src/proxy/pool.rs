@@ -292,4 +292,27 @@ mod tests {
         let served: Vec<u32> = futures_util::future::join_all(clients).await;
         assert!(served.iter().all(|n| *n > 0), "{served:?}");
     }
+
+    /// Over HTTP/2 a client can take nothing of one stream while its connection is fine.
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_gives_its_connection_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("a uri");
+        let pool = Arc::new(Pool::of_size(Backend::new(&uri, None).expect("a backend"), 1));
+        let lease = pool.checkout().await.expect("a place");
+        let (mut backend, _) = listener.accept().await.expect("accepts");
+        let request = Request::get("/").header("host", "a").body(Content::Whole(None)).expect("a request");
+        let sent = tokio::spawn(lease.send(request, Keep::Empty, None));
+        backend.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.expect("writes");
+        let mut body = sent.await.expect("no panic").expect("an answer").into_body();
+        body.watched();
+        assert_eq!(body.frame().await.expect("a frame").expect("good").into_data().expect("data"), "half");
+        backend.write_all(b"more").await.expect("writes");
+
+        tokio::time::pause();
+        // The length of the stall.
+        tokio::time::sleep(limits::SEND_STALL_TIMEOUT * 3).await;
+        pool.checkout().await.expect("the place is free");
+        assert!(body.frame().await.expect("an error").is_err());
+    }
 }

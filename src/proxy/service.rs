@@ -62,7 +62,7 @@ pub struct Lane {
 impl Lane {
     /// Serves one request of a client.
     pub async fn serve(&self, request: Request<Incoming>, client: SocketAddr) -> Response<Content> {
-        let stopwatch = Stopwatch { begun: clock::now(), metrics: self.metrics.clone() };
+        let stopwatch = Stopwatch { begun: clock::now(), seconds: self.metrics.request_seconds.clone() };
         let (version, request_id) = (request.version(), self.ids.draw());
         let mut answer = match self.accept(request, client, &request_id) {
             Ok(job) => self.serve_job(job, version).await,
@@ -73,6 +73,9 @@ impl Lane {
         };
         if let Content::Answer(body) = answer.body_mut() {
             body.timed_by(stopwatch);
+            if version == Version::HTTP_2 {
+                body.watched();
+            }
         }
         answer
     }
