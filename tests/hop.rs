@@ -231,6 +231,22 @@ async fn a_slow_reader_holds_the_sender_back() {
     assert!(taken >= 128 * 1024);
 }
 
+/// The other side's client may have stopped reading, and nobody else would notice.
+#[tokio::test]
+async fn a_reader_that_reads_nothing_is_given_up() {
+    let pki = Pki::new();
+    let (client, _server) = served(&pki, |incoming: Incoming| async move {
+        std::future::pending::<()>().await;
+        drop(incoming);
+    })
+    .await;
+    let mut body = client.open(NodeId(2), &eager(), None).await.unwrap().body.unwrap();
+    tokio::time::pause();
+    let all = async { while body.chunk(Bytes::from(vec![0; 64 * 1024])).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("an error, in time");
+    assert!(client.is_connected(NodeId(2)), "only the stream is given up");
+}
+
 // ---- what a failure may claim -----------------------------------------------------------------
 
 /// H-4.

@@ -4,11 +4,13 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use quinn::{ReadError, SendStream, VarInt, WriteError};
+use tokio::time::timeout;
 
 use crate::hop::codec::{self, CHUNK_MAX_BYTES, HEAD_MAX_BYTES};
 use crate::hop::error::HopError;
@@ -17,6 +19,11 @@ use crate::transport::frame::{FrameError, Source, length_prefix};
 
 /// A chunk up to this long is copied behind its length, so that both go out in one write.
 const COPY_MAX_BYTES: usize = 4096;
+
+/// How long the peer may read nothing of a stream. It stops reading when its own client or backend
+/// does, and gives that one up after 30 s; whoever still reads nothing then holds a connection for
+/// nothing.
+const STALL_LIMIT: Duration = Duration::from_secs(35);
 
 /// Stream reset and stop codes (H-7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +117,12 @@ impl SendBody {
             return Err(HopError::Truncated("an earlier write was given up halfway".to_owned()));
         }
         self.writing = true;
-        self.stream.write_all_chunks(bytes).await.map_err(of_write)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let written = timeout(STALL_LIMIT, self.stream.write_chunks(left)).await;
+            let written = written.map_err(|_| HopError::Lost("the peer reads nothing more".to_owned()))?;
+            left = left.get_mut(written.map_err(of_write)?.chunks..).unwrap_or_default();
+        }
         self.writing = false;
         Ok(())
     }

@@ -25,6 +25,9 @@ use crate::transport::socket::{self, HOP, TransportError};
 const CONNECT_LIMIT: Duration = Duration::from_millis(250);
 /// How long a request waits for a free stream, when the peer works on as many as it allows.
 const STREAM_LIMIT: Duration = Duration::from_secs(1);
+/// How long a head may wait until the connection takes its first byte: there is no room only when
+/// the peer reads nothing of much else.
+const HEAD_LIMIT: Duration = Duration::from_secs(1);
 /// The first chunk travels in the head's write up to this length.
 const FIRST_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -184,7 +187,10 @@ fn join_first(head: Bytes, first: Option<Bytes>) -> (Bytes, Option<Bytes>) {
 
 /// An error before the first byte was taken means that nothing can have reached the peer.
 async fn write_head(mut stream: SendStream, mut bytes: Bytes) -> Result<SendBody, HopError> {
-    let taken = stream.write(&bytes).await.map_err(|e| HopError::NotSent(e.to_string()))?;
+    let taken = match timeout(HEAD_LIMIT, stream.write(&bytes)).await {
+        Ok(taken) => taken.map_err(|e| HopError::NotSent(e.to_string()))?,
+        Err(_) => return Err(HopError::NotSent("the peer reads nothing".to_owned())),
+    };
     let rest = bytes.split_off(taken);
     let mut body = SendBody::new(stream, Reset::Cancelled);
     if !rest.is_empty() {

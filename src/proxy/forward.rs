@@ -7,8 +7,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::Response;
-use tokio::time::{Instant as Deadline, sleep_until};
+use tokio::time::{Instant as Deadline, sleep_until, timeout};
 
 use crate::clock;
 use crate::driver::handle::Handle;
@@ -94,8 +95,7 @@ impl Talk<'_> {
         if self.released
             && let Some(body) = body.take()
         {
-            // A failure here shows in the answers, with what it means.
-            let _ = body.finish(&Fields::new()).await;
+            in_time(body.finish(&Fields::new())).await;
         }
         let mut upload = None;
         loop {
@@ -183,15 +183,25 @@ impl Talk<'_> {
 
 /// Sends what was withheld; a stream in a task of its own, because the answer may come first.
 async fn send_content(keep: &Keep, mut body: SendBody) -> Option<AbortOnDrop> {
-    match keep {
+    let kept = match keep {
         Keep::Stream(upload) => {
             return Some(AbortOnDrop(tokio::spawn(send_stream(upload.clone(), body)).abort_handle()));
         }
-        Keep::Whole(bytes) if body.chunk(bytes.clone()).await.is_err() => {}
-        // A failure here shows in the answers, with what it means.
-        Keep::Whole(_) | Keep::Empty => drop(body.finish(&Fields::new()).await),
-    }
+        Keep::Whole(bytes) => bytes.clone(),
+        Keep::Empty => Bytes::new(),
+    };
+    in_time(async {
+        body.chunk(kept).await?;
+        body.finish(&Fields::new()).await
+    })
+    .await;
     None
+}
+
+/// A failure to send shows in the answers, with what it means. Content in memory is short: when the
+/// leader does not take it soon, the body is dropped without its end, and that shows there too.
+async fn in_time(sending: impl Future<Output = Result<(), HopError>>) {
+    let _ = timeout(limits::HOP_SLACK, sending).await;
 }
 
 fn served(answer: Response<Content>) -> Attempt {

@@ -27,7 +27,7 @@ pub const API_BYTES: usize = 2 * 1024 * 1024;
 /// Calls that may wait for the lane; beyond it callers are told that nothing was sent.
 const QUEUE: usize = 1024;
 /// The longest call; the API has shorter limits of its own.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 struct Call {
     to: NodeId,

@@ -19,7 +19,7 @@ use crate::hop::message::{
 use crate::hop::server::{HopServer, Incoming, Responder};
 use crate::problem::{Kind, Problem};
 use crate::proxy::body::{Content, Keep, Source, Upload};
-use crate::proxy::hop_api::{API_BYTES, LocalApi};
+use crate::proxy::hop_api::{self, API_BYTES, LocalApi};
 use crate::proxy::job::{Attempt, Job, NotStarted};
 use crate::proxy::limits;
 use crate::proxy::service::{Lane, keep_small};
@@ -176,7 +176,7 @@ async fn send_answer(lane: &Lane, answer: Response<Content>, reply: Responder) -
 
 async fn serve_api(incoming: Incoming, lane: &Lane, api: &LocalApi) -> Result<(), HopError> {
     let Incoming { peer, head, body, reply } = incoming;
-    let Ok(content) = Limited::new(body, API_BYTES).collect().await else {
+    let Ok(Ok(content)) = timeout(hop_api::LIMIT, Limited::new(body, API_BYTES).collect()).await else {
         reply.not_started();
         return Ok(());
     };
