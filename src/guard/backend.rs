@@ -19,6 +19,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::guard::fields::{AnswerBody, BoxError, problem};
@@ -27,6 +28,9 @@ use crate::time::Duration;
 
 /// Idle connections kept: as many as a busy node opens; each costs the backend a socket.
 const MAX_IDLE: usize = 256;
+/// An idle connection older than this is not used, as between a node and the guard
+/// (`BACKEND_IDLE_TIMEOUT` of the proxy): many backends close theirs after 5 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// A backend on the same machine or network answers a connect at once, or is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts to find a live idle connection before a fresh one is made; the backend may have closed
@@ -57,7 +61,7 @@ pub struct Backend {
 struct Pool {
     /// `host:port`.
     address: String,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
 }
 
 struct Connection {
@@ -84,13 +88,20 @@ impl Backend {
 
 impl Pool {
     fn take_idle(&self) -> Option<Connection> {
-        self.idle.lock().expect("nothing panics while it holds the pool").pop()
+        let mut idle = self.idle.lock().expect("nothing panics while it holds the pool");
+        let (connection, since) = idle.pop()?;
+        if since.elapsed() < IDLE_TIMEOUT {
+            return Some(connection);
+        }
+        // The rest has been idle for longer still.
+        idle.clear();
+        None
     }
 
     fn give_back(&self, connection: Connection) {
         let mut idle = self.idle.lock().expect("nothing panics while it holds the pool");
         if idle.len() < MAX_IDLE && !connection.sender.is_closed() {
-            idle.push(connection);
+            idle.push((connection, Instant::now()));
         }
     }
 
@@ -98,7 +109,8 @@ impl Pool {
         let connecting = TcpStream::connect(&self.address);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = Builder::new().handshake(TokioIo::new(stream)).await?;
+        let handshake = Builder::new().handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the backend broke");
@@ -335,6 +347,20 @@ mod tests {
         }
         strip_hop_by_hop(&mut map);
         map.keys().map(|name| name.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_idle_for_long_is_not_used() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let pool = Pool { address, idle: Mutex::default() };
+        let connection = pool.connect().await.expect("connects");
+        tokio::time::pause();
+        pool.give_back(connection);
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
+        pool.give_back(pool.take_idle().expect("is used again"));
+        tokio::time::advance(IDLE_TIMEOUT).await;
+        assert!(pool.take_idle().is_none());
     }
 
     #[test]

@@ -25,8 +25,10 @@ use crate::transport::tls;
 
 /// Connections at once. Nodes pool theirs; more than this many means a leak or an attack.
 const MAX_CONNECTIONS: usize = 4096;
-/// A node sends a request's head in one piece; a client that takes longer holds a socket for nothing.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From one request to the next, with its head. Longer than nodes use an idle connection
+/// (`BACKEND_IDLE_TIMEOUT` of the proxy): whoever sends must be the first to close, or a write can be
+/// on its way while the connection ends, and its outcome is unknown for nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// The longest head: the node's own limit of 32 KiB, and the fields it adds.
 const MAX_HEAD: usize = 64 * 1024;
 /// Pause after a failed accept, when the process is out of descriptors, say.
@@ -111,7 +113,7 @@ async fn http_1(
     let answer = hyper::service::service_fn(move |request| one(service.clone(), peer, request));
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(KEEP_ALIVE)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), answer)
         .await?;
@@ -141,4 +143,16 @@ async fn one(
         request.extensions_mut().insert(peer);
     }
     service.oneshot(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::proxy::limits;
+
+    #[test]
+    fn the_guard_keeps_idle_connections_longer_than_nodes_use_them() {
+        assert!(KEEP_ALIVE > limits::BACKEND_IDLE_TIMEOUT + limits::CHECKOUT_TIMEOUT);
+    }
 }

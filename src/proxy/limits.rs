@@ -65,8 +65,10 @@ pub const ANSWER_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BACKEND_CONNECTIONS: usize = 256;
 /// Idle connections of one lane to one backend, beside those.
 pub const BACKEND_IDLE: usize = 64;
-/// An idle connection older than this is not used: servers commonly close after 30 s or more.
-pub const BACKEND_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// An idle connection older than this is not used. Shorter than backends keep theirs, and than a guard
+/// does (30 s, `guard/server`): Node.js, Apache and uvicorn close after 5 s, and a write that is on
+/// its way meanwhile has an unknown outcome.
+pub const BACKEND_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One call to raise a fence: the backend answers only when no older write can still commit.
 pub const RAISE_TIMEOUT: Duration = Duration::from_secs(5);
