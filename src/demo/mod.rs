@@ -43,6 +43,9 @@ const PATH: &str = "/ledger";
 /// The longest entry: enough for a demo, short enough to keep whole in memory.
 const MAX_ENTRY: usize = 1024 * 1024;
 
+/// Fields of a request: what the guard lets through.
+const MAX_FIELDS: usize = 128;
+
 /// Why the ledger doesn't start.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -113,8 +116,11 @@ async fn serve(listener: TcpListener, journal: Arc<Journal>) {
 async fn connection(stream: TcpStream, journal: Arc<Journal>) {
     let _small_answers_at_once = stream.set_nodelay(true);
     let answer = hyper::service::service_fn(move |request| answer(journal.clone(), request));
-    let served =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .max_headers(MAX_FIELDS)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the ledger ended");
     }

@@ -31,6 +31,8 @@ const MAX_IDLE: usize = 256;
 /// An idle connection older than this is not used, as between a node and the guard
 /// (`BACKEND_IDLE_TIMEOUT` of the proxy): many backends close theirs after 5 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Fields of an answer, as many as a node lets through.
+const MAX_ANSWER_FIELDS: usize = 256;
 /// A backend on the same machine or network answers a connect at once, or is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Attempts to find a live idle connection before a fresh one is made; the backend may have closed
@@ -109,7 +111,7 @@ impl Pool {
         let connecting = TcpStream::connect(&self.address);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
         stream.set_nodelay(true)?;
-        let handshake = Builder::new().handshake(TokioIo::new(stream));
+        let handshake = Builder::new().max_headers(MAX_ANSWER_FIELDS).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -31,6 +31,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// The longest head: the node's own limit of 32 KiB, and the fields it adds.
 const MAX_HEAD: usize = 64 * 1024;
+/// Fields of a head: the node's own limit of 100, and about ten that it adds.
+const MAX_FIELDS: usize = 128;
 /// Pause after a failed accept, when the process is out of descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -115,6 +117,7 @@ async fn http_1(
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
         .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(stream), answer)
         .await?;
     Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use termgate::fencing::mode::FenceMode;
 use termgate::guard::{Guard, GuardError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     Backend, config, connect, fence, get, guard_at, guard_with, post, put_fence, raise_request, raw, stamp,
@@ -202,4 +203,21 @@ async fn does_not_start_where_anybody_could_raise_the_fence() {
     settings.listen = "127.0.0.1:0".parse().expect("an address");
     settings.mode = FenceMode::Drain;
     assert!(matches!(Guard::start(settings).await, Err(GuardError::Mode)));
+}
+
+#[tokio::test]
+async fn an_answer_of_more_than_a_hundred_fields_passes() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (guard, _dir) =
+        guard_with(7, config(listener.local_addr().expect("an address"), Path::new(""))).await;
+    let backend = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepts");
+        let mut request = [0; 1024];
+        let _some = stream.read(&mut request).await.expect("reads");
+        let many: String = (0..200).map(|i| format!("x-{i}: 1\r\n")).collect();
+        let answer = format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.expect("writes");
+    });
+    assert_eq!(write(guard.address(), 7, "x").await.field("x-199"), Some("1"));
+    backend.await.expect("no panic");
 }

@@ -27,6 +27,18 @@ async fn records_term_node_and_request_behind_the_guard() {
     assert_eq!(get(guard.address(), "/ledger").await.json(), entry);
 }
 
+/// A client may send 100, and the node adds its own.
+#[tokio::test]
+async fn more_than_a_hundred_fields_reach_the_ledger() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = ledger(&dir.path().join("ledger")).await;
+    let guard = Guard::start(config(backend.address(), &dir.path().join("guard"))).await.expect("starts");
+    assert_eq!(put_fence(guard.address(), 3).await.status, 200);
+    let many: String = (0..110).map(|i| format!("x-{i}: 1\r\n")).collect();
+    let answer = raw(connect(guard.address()).await, &post(&(stamp(3) + &many), "buy")).await;
+    assert_eq!(answer.expect("an answer").status, 201);
+}
+
 #[tokio::test]
 async fn refuses_writes_that_did_not_come_through_the_guard() {
     let dir = tempfile::tempdir().expect("a directory");
