@@ -110,6 +110,11 @@ pub fn fence_rejection(fields: &HeaderMap) -> Option<Option<Term>> {
     Some(current.map(Term))
 }
 
+/// The term that this node put into an answer.
+pub fn served_under(fields: &HeaderMap) -> Option<Term> {
+    fields.get(&TERM)?.to_str().ok().and_then(parse_integer).map(Term)
+}
+
 /// Adds this node to `Via`; refuses a request that came through a node of this cluster before.
 pub fn add_via(fields: &mut HeaderMap, cluster: &str, node: NodeId) -> Result<(), Problem> {
     let prefix = format!("termgate-{cluster}-");

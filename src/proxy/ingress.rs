@@ -143,7 +143,7 @@ async fn answer_problem(
 }
 
 async fn send_answer(lane: &Lane, answer: Response<Content>, reply: Responder) -> Result<(), HopError> {
-    let head = wirehead::response_head(&answer, lane.node, lane.handle.leadership().term);
+    let head = wirehead::response_head(&answer, lane.node);
     let mut from = answer.into_body();
     // Most answers are short and here already: then one write carries everything.
     let mut next = from.frame().now_or_never();

@@ -82,8 +82,10 @@ pub fn job(head: RequestHead, keep: Keep, routes: &[Route]) -> Result<Job, Probl
     })
 }
 
-/// The head of an answer, for the node that asked.
-pub fn response_head(answer: &Response<Content>, node: NodeId, term: Term) -> ResponseHead {
+/// The head of an answer, for the node that asked. Its term is the one the request was served under,
+/// as it was stamped; this node's own may have moved on since.
+pub fn response_head(answer: &Response<Content>, node: NodeId) -> ResponseHead {
+    let term = fields::served_under(answer.headers()).unwrap_or(Term::ZERO);
     ResponseHead { status: answer.status().as_u16(), fields: lines(answer.headers()), term, node }
 }
 

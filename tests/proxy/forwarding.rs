@@ -179,11 +179,13 @@ fn the_true_answer_of_a_deposed_leader_still_counts() {
     let address = follower.address();
     let waiting = thread::spawn(move || post(address, "", "x"));
     wait_until("the backend has it", || backend.seen().len() == 1);
-    leader.fake.lose();
+    leader.fake.follow(3, 8);
     follower.fake.follow(3, 8);
     release.store(true, Ordering::SeqCst);
     let got = waiting.join().expect("an answer");
     assert_eq!((got.status, got.body.as_slice()), (200, b"late but true".as_slice()));
+    assert_eq!(got.field("termgate-term").as_deref(), Some("7"), "the term it was served under");
+    assert_eq!(got.field("termgate-served-by").as_deref(), Some("1"));
 }
 
 #[test]
