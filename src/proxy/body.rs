@@ -168,8 +168,7 @@ impl Upload {
         self.lending().read
     }
 
-    /// Waits until the first piece, or the end, is there, and takes nothing.
-    pub async fn first(&self) -> Result<(), Fault> {
+    async fn first(&self) -> Result<(), Fault> {
         poll_fn(|cx| {
             let mut lending = self.lending();
             if lending.ahead.is_none() {
@@ -296,6 +295,15 @@ impl Keep {
         match self {
             Self::Empty | Self::Whole(_) => true,
             Self::Stream(upload) => !upload.is_released(),
+        }
+    }
+
+    /// Waits until some of it, or its end, is there, and takes nothing. The backend's head waits for
+    /// this: as long as there is nothing to send, nothing was sent.
+    pub async fn begins(&self) -> Result<(), Fault> {
+        match self {
+            Self::Empty | Self::Whole(_) => Ok(()),
+            Self::Stream(upload) => upload.first().await,
         }
     }
 

@@ -99,7 +99,12 @@ impl Talk<'_> {
         }
         let mut upload = None;
         loop {
-            match self.next(&mut answers).await {
+            let event = self.next(&mut answers).await;
+            // Whatever the leader made of it, content that this node's own client broke off explains it.
+            if let Some(fault) = self.job.keep.fault() {
+                return Attempt::Failed(content_problem(fault, self.content_left()));
+            }
+            match event {
                 Event::Said(Ok(Answer::Go)) => {
                     if let Some(body) = body.take() {
                         self.released = true;
@@ -159,10 +164,12 @@ impl Talk<'_> {
         self.job.class != Class::Write || !self.released
     }
 
+    /// Whether any content left: the leader sends nothing on before it has some.
+    fn content_left(&self) -> bool {
+        self.released && self.job.keep.read() > 0
+    }
+
     fn lost(&self, error: &HopError) -> Attempt {
-        if let Some(fault) = self.job.keep.fault() {
-            return Attempt::Failed(content_problem(fault, self.released));
-        }
         if error.nothing_applied() || self.is_harmless() {
             return Attempt::NotStarted(NotStarted::Unreachable(error.to_string()));
         }

@@ -87,15 +87,7 @@ async fn serve_request(incoming: Incoming, lane: &Lane) -> Result<(), HopError> 
     if withheld {
         reply.go().await?;
     }
-    if keep_small(&mut job).await.is_err() {
-        reply.not_started();
-        return Ok(());
-    }
-    // The backend's head waits for the first byte of the content: an origin that has released
-    // nothing knows that nothing was sent.
-    if let Keep::Stream(upload) = &job.keep
-        && upload.first().await.is_err()
-    {
+    if keep_small(&mut job).await.is_err() || job.keep.begins().await.is_err() {
         reply.not_started();
         return Ok(());
     }

@@ -61,9 +61,13 @@ pub struct Prepared {
 impl Leader {
     /// Serves `job` here, if this node may.
     pub async fn attempt(&self, job: &Job) -> Attempt {
-        match self.prepare(job).await {
-            Ok(prepared) => self.send(prepared, job).await,
-            Err(attempt) => attempt,
+        let prepared = match self.prepare(job).await {
+            Ok(prepared) => prepared,
+            Err(attempt) => return attempt,
+        };
+        match job.keep.begins().await {
+            Ok(()) => self.send(prepared, job).await,
+            Err(fault) => Attempt::Failed(content_problem(fault, false)),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -15,10 +16,11 @@ use termgate::hop::error::HopError;
 use termgate::hop::message::{Answer, Content, Fields, RequestHead, Service};
 use termgate::ids::NodeId;
 use termgate::metrics::Metrics;
+use termgate::proxy::limits;
 use tokio::sync::watch;
 
 use crate::forwarding::following;
-use crate::surroundings::{Backend, LIMIT, ok, post, wait_until};
+use crate::surroundings::{Backend, Client, Got, LIMIT, ok, post, wait_until};
 use crate::{Node, leading, pki, route, start_node};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -98,6 +100,53 @@ fn a_cancelled_http2_upload_is_not_committed_at_a_follower() {
     let (_leader, follower) = following(&backend);
     wait_until("the raise has ended", || backend.closed.load(Ordering::SeqCst) == 1);
     cancelled_uploads_are_not_committed(&follower, &backend);
+}
+
+/// Chunked content of one byte more than is allowed; answers with what the node says to it.
+fn upload_too_much(node: &Node) -> Got {
+    let mut client = Client::connect(node.address());
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+    let piece = vec![b'x'; 1024 * 1024];
+    let whole = usize::try_from(limits::BODY_BYTES).expect("fits") / piece.len();
+    for _ in 0..whole {
+        client.send(format!("{:x}\r\n", piece.len()));
+        client.send(&piece);
+        client.send("\r\n");
+    }
+    client.send("1\r\nx\r\n");
+    client.read().expect("an answer")
+}
+
+#[test]
+fn too_much_content_is_called_so_at_the_leader_and_behind_a_follower() {
+    let backend = Backend::start(|_| ok("done"));
+    let (leader, follower) = following(&backend);
+    for node in [&leader, &follower] {
+        let got = upload_too_much(node);
+        assert_eq!((got.status, got.problem().as_str()), (413, "content-too-large"));
+        assert_eq!(got.json()["outcome"], "unknown", "most of it was sent");
+    }
+    assert!(backend.seen().is_empty(), "it never came to its end");
+}
+
+#[test]
+fn a_client_that_sends_no_content_is_told_so_at_the_leader_and_behind_a_follower() {
+    let backend = Backend::start(|_| ok("done"));
+    let (leader, follower) = following(&backend);
+    let silent = |node: &Node| {
+        let mut client = Client::connect(node.address());
+        client.socket.set_read_timeout(Some(2 * LIMIT)).expect("a timeout");
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n");
+        client.read().expect("an answer")
+    };
+    thread::scope(|scope| {
+        for waiting in [scope.spawn(|| silent(&leader)), scope.spawn(|| silent(&follower))] {
+            let got = waiting.join().expect("an answer");
+            assert_eq!((got.status, got.problem().as_str()), (408, "client-timeout"), "{got:?}");
+            assert_eq!(got.json()["outcome"], "not-applied");
+        }
+    });
+    assert!(backend.seen().is_empty());
 }
 
 /// Node 2, as a peer that keeps to no rule.
