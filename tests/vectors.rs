@@ -14,9 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use termgate::fencing::mode::Consistency;
 use termgate::hop::codec as hop;
-use termgate::hop::message::{
-    Answer, Content, Fields, Refusal, RefusalReason, RequestHead, ResponseHead, Service,
-};
+use termgate::hop::message::{Answer, Content, Fields, Refusal, RequestHead, ResponseHead, Service};
 use termgate::ids::{Campaign, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
 use termgate::raft::entry::{Entry, Membership, Payload, Snapshot, SnapshotId};
 use termgate::raft::message::{
@@ -124,24 +122,20 @@ fn request() -> RequestHead {
         service: Service::Proxy,
         request_id: "01J9".to_owned(),
         origin: NodeId(2),
-        deadline_ms: 29_900,
         method: "POST".to_owned(),
         target: "/ledger?x=1".to_owned(),
         fields: fields(),
         content: Content::Withheld { length: Some(5) },
-        client: Some("10.0.0.9:4711".to_owned()),
-        secure: true,
         consistency: Some(Consistency::Lease),
         client_term: Some(Term(300)),
     }
 }
 
 fn answers() -> Vec<(&'static str, Answer)> {
-    let refusal = Refusal { reason: RefusalReason::GateClosed, term: Term(300), leader: Some(NodeId(1)) };
     let head = ResponseHead { status: 201, fields: fields(), term: Term(300), node: NodeId(1) };
     vec![
         ("hop-go", Answer::Go),
-        ("hop-refused", Answer::Refused(refusal)),
+        ("hop-refused", Answer::Refused(Refusal::Fenced)),
         ("hop-response-head", Answer::Head(head)),
     ]
 }

@@ -48,8 +48,6 @@ pub struct RequestHead {
     pub request_id: String,
     /// The node that took the request from its client; equal to the certificate's (H-9).
     pub origin: NodeId,
-    /// What is left of the request's time, in milliseconds. It only shrinks.
-    pub deadline_ms: u32,
     /// The HTTP method.
     pub method: String,
     /// The request target in origin form: path and query.
@@ -58,10 +56,6 @@ pub struct RequestHead {
     pub fields: Fields,
     /// How the content follows.
     pub content: Content,
-    /// The client's address and port, for the backend's log.
-    pub client: Option<String>,
-    /// Whether the client spoke TLS.
-    pub secure: bool,
     /// The consistency a read was asked for.
     pub consistency: Option<Consistency>,
     /// The term the client believes in.
@@ -74,36 +68,26 @@ pub struct RequestHead {
 pub enum Answer {
     /// Send the withheld content.
     Go,
-    /// Certainly nothing was sent to a backend.
+    /// The request certainly had no effect; the exchange ends.
     Refused(Refusal),
     /// The answer's head; chunks follow.
     Head(ResponseHead),
 }
 
-/// A request that was turned away before any byte of it reached a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// Why.
-    pub reason: RefusalReason,
-    /// The term of the refusing node.
-    pub term: Term,
-    /// Whom it takes for the leader.
-    pub leader: Option<NodeId>,
-}
-
-/// Why a request was turned away.
+/// Why a request was turned away. It certainly had no effect: in most cases nothing of it was sent to
+/// a backend, and where it was, what is said here proves that nothing came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RefusalReason {
-    /// The asked node does not lead.
+pub enum Refusal {
+    /// The asked node does not lead. Nothing was sent.
     NotLeader,
-    /// It leads, but the gate of the route is not open.
+    /// It leads, but the gate of the route is not open. Nothing was sent.
     GateClosed,
-    /// Too much is in flight there.
-    Overloaded,
-    /// It is handing leadership over, or is going down.
-    Draining,
-    /// It has no such route.
-    UnknownRoute,
+    /// It has no such service. Nothing was sent.
+    NoSuchService,
+    /// It was sent, and the backend's verifier refused its term.
+    Fenced,
+    /// A read was sent, and leadership moved before its answer: the answer may be from the past.
+    ReadNotConfirmed,
 }
 
 /// The head of the answer to a forwarded request.

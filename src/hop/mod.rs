@@ -3,8 +3,8 @@
 //!
 //! A walk-through. The origin opens a stream on its warm connection to the leader and writes a
 //! [`message::RequestHead`], with the first bytes of the body in the same write. The leader
-//! answers `Go` (only for withheld bodies), then either `Refused`, which promises that no backend
-//! has seen the request, or the head of the answer. Bodies run in both directions as chunks and
+//! answers `Go` (only for withheld bodies), then either `Refused`, which promises that the request
+//! had no effect, or the head of the answer. Bodies run in both directions as chunks and
 //! end with an explicit mark and trailers; a stream that ends without the mark is an error, so a
 //! crash can never look like a short but complete body. The bytes are in `proto-spec/hop.md`.
 //!

@@ -160,7 +160,7 @@ impl Responder {
         self.say(&Answer::Go).await
     }
 
-    /// Turns the request away. Call it only when certainly nothing was sent to a backend.
+    /// Turns the request away. Call it only when it certainly had no effect (H-4).
     pub async fn refuse(mut self, refusal: Refusal) -> Result<(), HopError> {
         self.say(&Answer::Refused(refusal)).await?;
         self.stream.end();

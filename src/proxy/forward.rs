@@ -16,7 +16,7 @@ use crate::driver::handle::Handle;
 use crate::hop::body::SendBody;
 use crate::hop::client::{Answers, Exchange, HopClient};
 use crate::hop::error::HopError;
-use crate::hop::message::{Answer, Content as HopContent, Fields, Refusal, RefusalReason};
+use crate::hop::message::{Answer, Content as HopContent, Fields, Refusal};
 use crate::ids::{NodeId, Term};
 use crate::problem::{Kind, Problem};
 use crate::proxy::answer::{AbortOnDrop, AnswerBody};
@@ -230,12 +230,11 @@ async fn send_stream(upload: Upload, mut body: SendBody) {
     }
 }
 
-fn refused(refusal: Refusal) -> NotStarted {
-    match refusal.reason {
-        RefusalReason::GateClosed => NotStarted::FenceNotRaised,
-        RefusalReason::Overloaded => NotStarted::Overloaded,
-        RefusalReason::NotLeader | RefusalReason::Draining | RefusalReason::UnknownRoute => {
-            NotStarted::GateClosed
-        }
+const fn refused(refusal: Refusal) -> NotStarted {
+    match refusal {
+        Refusal::NotLeader | Refusal::NoSuchService => NotStarted::GateClosed,
+        Refusal::GateClosed => NotStarted::FenceNotRaised,
+        Refusal::Fenced => NotStarted::Fenced,
+        Refusal::ReadNotConfirmed => NotStarted::ReadNotConfirmed,
     }
 }

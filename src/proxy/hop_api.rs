@@ -116,13 +116,10 @@ fn request_head(request: &Request<Bytes>, node: NodeId) -> RequestHead {
         service: Service::Api,
         request_id: String::new(),
         origin: node,
-        deadline_ms: wirehead::millis(LIMIT),
         method: request.method().as_str().to_owned(),
         target: request.uri().path_and_query().map_or("/", |t| t.as_str()).to_owned(),
         fields: wirehead::lines(request.headers()),
         content: if length == 0 { Content::Empty } else { Content::Eager { length: Some(length) } },
-        client: None,
-        secure: false,
         consistency: None,
         client_term: None,
     }

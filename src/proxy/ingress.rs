@@ -13,9 +13,7 @@ use tokio::time::timeout;
 
 use crate::hop::body::{RecvBody, Reset, header_map};
 use crate::hop::error::HopError;
-use crate::hop::message::{
-    Content as HopContent, Fields, Refusal, RefusalReason, RequestHead, ResponseHead, Service,
-};
+use crate::hop::message::{Content as HopContent, Fields, Refusal, RequestHead, ResponseHead, Service};
 use crate::hop::server::{HopServer, Incoming, Responder};
 use crate::problem::{Kind, Problem};
 use crate::proxy::body::{Content, Keep, Source, Upload};
@@ -60,16 +58,11 @@ async fn serve(incoming: Incoming, lane: &Lane, api: Option<LocalApi>) {
     let outcome = match (service, api) {
         (Service::Proxy, _) => serve_request(incoming, lane).await,
         (Service::Api, Some(api)) => serve_api(incoming, lane, &api).await,
-        (Service::Api, None) => incoming.reply.refuse(refusal(lane, RefusalReason::UnknownRoute)).await,
+        (Service::Api, None) => incoming.reply.refuse(Refusal::NoSuchService).await,
     };
     if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "an exchange with another node ended early");
     }
-}
-
-fn refusal(lane: &Lane, reason: RefusalReason) -> Refusal {
-    let leadership = lane.handle.leadership();
-    Refusal { reason, term: leadership.term, leader: leadership.leader }
 }
 
 async fn serve_request(incoming: Incoming, lane: &Lane) -> Result<(), HopError> {
@@ -108,20 +101,19 @@ fn content(head: &RequestHead, body: RecvBody) -> (bool, Keep) {
 async fn conclude(lane: &Lane, attempt: Attempt, job: &Job, reply: Responder) -> Result<(), HopError> {
     match attempt {
         Attempt::Served(answer) => send_answer(lane, *answer, reply).await,
-        Attempt::NotStarted(why) => reply.refuse(refusal(lane, reason(&why))).await,
+        Attempt::NotStarted(why) => reply.refuse(refusal(&why)).await,
         Attempt::Failed(problem) => {
             answer_problem(lane, job.class.settle(problem), &job.request_id, reply).await
         }
     }
 }
 
-const fn reason(why: &NotStarted) -> RefusalReason {
+const fn refusal(why: &NotStarted) -> Refusal {
     match why {
-        NotStarted::GateClosed | NotStarted::Unreachable(_) => RefusalReason::NotLeader,
-        NotStarted::FenceNotRaised | NotStarted::Fenced | NotStarted::ReadNotConfirmed => {
-            RefusalReason::GateClosed
-        }
-        NotStarted::Overloaded => RefusalReason::Overloaded,
+        NotStarted::GateClosed | NotStarted::Unreachable(_) => Refusal::NotLeader,
+        NotStarted::FenceNotRaised => Refusal::GateClosed,
+        NotStarted::Fenced => Refusal::Fenced,
+        NotStarted::ReadNotConfirmed => Refusal::ReadNotConfirmed,
     }
 }
 

@@ -68,8 +68,6 @@ pub struct Job {
     pub keep: Keep,
     /// The term the client believes in.
     pub client_term: Option<Term>,
-    /// The client's address, for the backend's log.
-    pub client: Option<String>,
 }
 
 /// Why an attempt certainly had no effect.
@@ -83,8 +81,6 @@ pub enum NotStarted {
     Unreachable(String),
     /// The backend refused the token.
     Fenced,
-    /// Too much is in flight where it should have gone.
-    Overloaded,
     /// Leadership moved while a read was under way: its answer is not fresh enough.
     ReadNotConfirmed,
 }
@@ -102,7 +98,6 @@ impl NotStarted {
             Self::Fenced => {
                 Problem::new(Kind::Fenced, "the backend has seen a newer term; nothing was changed")
             }
-            Self::Overloaded => Problem::new(Kind::Overloaded, "the leader has too much in flight"),
             Self::ReadNotConfirmed => {
                 Problem::new(Kind::ReadNotLinearizable, "leadership moved while the read was under way")
             }

@@ -100,13 +100,12 @@ impl Lane {
         let version = parts.version;
         let mut clean = validate::validate(parts, body.is_end_stream())?;
         fields::add_via(&mut clean.fields, &self.cluster, self.node)?;
-        let address = client.ip().to_string();
-        if let Ok(value) = HeaderValue::from_str(&address) {
+        if let Ok(value) = HeaderValue::try_from(client.ip().to_string()) {
             clean.fields.append(FORWARDED_FOR, value);
         }
         let (place, route) = route::select(&self.routes, clean.authority.host(), &clean.path)
             .ok_or_else(|| Problem::new(Kind::NotFound, "no route matches the host and the path"))?;
-        Ok(job(place, route, clean, Source::client(body, version), request_id, address))
+        Ok(job(place, route, clean, Source::client(body, version), request_id))
     }
 
     /// Phases 3 to 6.
@@ -196,14 +195,7 @@ const fn distrusted(kind: Kind) -> bool {
     )
 }
 
-fn job(
-    place: usize,
-    route: &Route,
-    clean: CleanRequest,
-    body: Source,
-    request_id: &str,
-    client: String,
-) -> Job {
+fn job(place: usize, route: &Route, clean: CleanRequest, body: Source, request_id: &str) -> Job {
     let CleanRequest { method, target, authority, fields, content, said, .. } = clean;
     let class = Class::of(&method, said.consistency.unwrap_or(route.reads));
     let keep = match content {
@@ -221,7 +213,6 @@ fn job(
         fields,
         keep,
         client_term: said.term,
-        client: Some(client),
     }
 }
 

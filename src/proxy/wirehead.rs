@@ -14,10 +14,8 @@ use crate::problem::{Kind, Problem};
 use crate::proxy::body::{Content, Keep};
 use crate::proxy::fields;
 use crate::proxy::job::{Class, Job};
-use crate::proxy::limits;
 use crate::proxy::route::{self, Route};
 use crate::proxy::validate;
-use crate::time::Duration;
 
 /// The head of `job` for the leader. A stream is always withheld; what is in memory follows at once
 /// if `eager`. A write without content has an end to withhold, a read has nothing.
@@ -33,24 +31,16 @@ pub fn request_head(job: &Job, origin: NodeId, eager: bool) -> RequestHead {
         service: Service::Proxy,
         request_id: job.request_id.clone(),
         origin,
-        deadline_ms: millis(limits::ANSWER_TIMEOUT),
         method: job.method.as_str().to_owned(),
         target: job.target.as_str().to_owned(),
         fields: lines,
         content,
-        client: job.client.clone(),
-        secure: false,
         consistency: match job.class {
             Class::Write => None,
             Class::Read(consistency) => Some(consistency),
         },
         client_term: job.client_term,
     }
-}
-
-/// A whole number of milliseconds, for a head.
-pub fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The job that a peer asks for, with `keep` as its content.
@@ -78,7 +68,6 @@ pub fn job(head: RequestHead, keep: Keep, routes: &[Route]) -> Result<Job, Probl
         fields: map,
         keep,
         client_term: head.client_term,
-        client: head.client,
     })
 }
 

@@ -1,8 +1,8 @@
 //! Requests that arrive at a node which does not lead.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use bytes::Bytes;
@@ -186,6 +186,41 @@ fn the_true_answer_of_a_deposed_leader_still_counts() {
     assert_eq!((got.status, got.body.as_slice()), (200, b"late but true".as_slice()));
     assert_eq!(got.field("termgate-term").as_deref(), Some("7"), "the term it was served under");
     assert_eq!(got.field("termgate-served-by").as_deref(), Some("1"));
+}
+
+/// H-4.
+#[test]
+fn a_refusal_by_the_fence_keeps_its_name_over_the_hop() {
+    let refused = b"HTTP/1.1 412 No\r\ntermgate-fence: rejected; current=9\r\ncontent-length: 0\r\n\r\n";
+    let backend = Backend::start(|_| Reply::Bytes(refused.to_vec()));
+    let (_leader, follower) = following(&backend);
+    // Too long to be kept, so that it can't be sent again.
+    let got = post(follower.address(), "", &"x".repeat(300_000));
+    assert_eq!((got.status, got.problem().as_str()), (503, "fenced"));
+    assert_eq!(got.json()["outcome"], "not-applied");
+}
+
+/// H-4.
+#[test]
+fn a_read_that_was_not_confirmed_keeps_its_name_over_the_hop() {
+    let meeting = Arc::new(Barrier::new(2));
+    let met = Arc::clone(&meeting);
+    let backend = Backend::start(move |_| {
+        met.wait();
+        met.wait();
+        ok("data")
+    });
+    let (leader, follower) = pair(&backend, 500);
+    leader.lead(7);
+    follower.fake.follow(1, 7);
+    let address = follower.address();
+    let reader = thread::spawn(move || get(address, "/", "termgate-consistency: lease\r\n"));
+    meeting.wait();
+    leader.fake.lose();
+    follower.fake.lose();
+    meeting.wait();
+    let got = reader.join().expect("an answer");
+    assert_eq!((got.status, got.problem().as_str()), (503, "read-not-linearizable"));
 }
 
 #[test]

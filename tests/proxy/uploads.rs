@@ -168,13 +168,10 @@ fn hop_head(content: Content) -> RequestHead {
         service: Service::Proxy,
         request_id: "2-x-1".into(),
         origin: NodeId(2),
-        deadline_ms: 30_000,
         method: "POST".into(),
         target: "/orders".into(),
         fields: vec![("host".into(), b"shop".to_vec())],
         content,
-        client: None,
-        secure: false,
         consistency: None,
         client_term: None,
     }
