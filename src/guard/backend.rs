@@ -22,8 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::guard::fields::{AnswerBody, BoxError, problem};
+use crate::guard::fields::{AnswerBody, BoxError, FENCE, problem};
 use crate::guard::write::{CutOff, FencedBody, FencedWrite, Progress};
+use crate::proxy::fields::clean_answer;
 use crate::time::Duration;
 
 /// Idle connections kept: as many as a busy node opens; each costs the backend a socket.
@@ -196,22 +197,25 @@ async fn forward(
             first(cut, pool.send(request)).await
         }
     };
-    match (sent, &write) {
-        (Ok((answer, connection)), _) => {
-            let reuse = match write {
-                Some(write) => Reuse::WhenSent(write.progress),
-                None if empty => Reuse::Yes,
-                None => Reuse::No,
-            };
-            answer_of(answer, Held { connection: Some(connection), pool, reuse })
-        }
-        (Err(SendError::NotSent(error)), _) => {
+    let is_write = write.is_some();
+    let answer = sent.and_then(|(answer, connection)| {
+        let reuse = match write {
+            Some(write) => Reuse::WhenSent(write.progress),
+            None if empty => Reuse::Yes,
+            None => Reuse::No,
+        };
+        let held = Held { connection: Some(connection), pool: Arc::clone(&pool), reuse };
+        answer_of(answer, held).map_err(SendError::Unknown)
+    });
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(SendError::NotSent(error)) => {
             let detail = format!("cannot reach the backend {}: {error}; is it running?", pool.address);
             Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "backend-unavailable", &detail))
         }
-        (Err(SendError::Unknown(error)), Some(_)) => Err(error),
-        (Err(SendError::Unknown(error)), None) => {
-            let detail = format!("the backend's answer broke off: {error}");
+        Err(SendError::Unknown(error)) if is_write => Err(error),
+        Err(SendError::Unknown(error)) => {
+            let detail = format!("the backend's answer can't be used: {error}");
             Ok(problem(StatusCode::BAD_GATEWAY, "backend-bad-response", &detail))
         }
     }
@@ -296,12 +300,13 @@ impl Held {
     }
 }
 
+/// The answer as the node gets it. A refusal by a fence of the backend's own passes; nothing else of
+/// ours is the backend's to say.
 fn answer_of(answer: Response<Incoming>, mut held: Held) -> Result<Response<AnswerBody>, BoxError> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err("the backend switched protocols without being asked".into());
-    }
     let (mut head, content) = answer.into_parts();
-    strip_hop_by_hop(&mut head.headers);
+    let fence = head.headers.get(&FENCE).cloned();
+    clean_answer(head.status, &mut head.headers)?;
+    head.headers.extend(fence.map(|refusal| (FENCE, refusal)));
     if content.is_end_stream() {
         held.release();
     }

@@ -7,6 +7,7 @@
 //! Trailers are dropped in both directions (RFC 9110, section 6.5.1 allows it), so nothing can hide
 //! in them.
 
+use http::StatusCode;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::fencing::mode::Consistency;
@@ -72,9 +73,22 @@ pub fn clean_request(fields: &mut HeaderMap) -> Result<ClientFields, Problem> {
     Ok(said)
 }
 
-/// Cleans the fields of a backend's answer in place. What a broken backend nominates is stripped
-/// without a word: its answer may be the only one the client will get.
-pub fn clean_answer(fields: &mut HeaderMap) {
+/// Cleans the head of a backend's answer in place. What a broken backend nominates is stripped
+/// without a word: its answer may be the only one the client will get. The error says why two readers
+/// could disagree about where the answer ends, or what it is.
+pub fn clean_answer(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols without being asked");
+    }
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            // The chunks say where it ends (RFC 9112, section 6.3); the length would cut it short.
+            fields.remove(header::CONTENT_LENGTH);
+        }
+        _ => return Err("its transfer coding is not one chunked"),
+    }
     for name in nominated(fields) {
         if !NEVER_NOMINATED.contains(&name) {
             fields.remove(name);
@@ -82,6 +96,7 @@ pub fn clean_answer(fields: &mut HeaderMap) {
     }
     HOP_BY_HOP.iter().for_each(|name| drop(fields.remove(name)));
     drop_ours(fields);
+    Ok(())
 }
 
 /// Stamps a request. Always the last edit; `term` is missing only for stale reads, which may be
@@ -301,8 +316,25 @@ mod tests {
             ("x-hop", "1"),
             ("content-length", "3"),
         ]);
-        clean_answer(&mut map);
+        assert_eq!(clean_answer(StatusCode::OK, &mut map), Ok(()));
         assert_eq!(names(&map), ["content-length"]);
+    }
+
+    #[test]
+    fn chunks_overrule_the_length_of_an_answer() {
+        let mut map = fields(&[("content-length", "3"), ("transfer-encoding", "Chunked")]);
+        assert_eq!(clean_answer(StatusCode::OK, &mut map), Ok(()));
+        assert!(map.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_two_readers_would_understand_differently_is_refused() {
+        for codings in [&["gzip, chunked"][..], &["identity"], &["chunked", "chunked"], &["chunked, chunked"]]
+        {
+            let lines: Vec<_> = codings.iter().map(|coding| ("transfer-encoding", *coding)).collect();
+            assert!(clean_answer(StatusCode::OK, &mut fields(&lines)).is_err(), "{codings:?}");
+        }
+        assert!(clean_answer(StatusCode::SWITCHING_PROTOCOLS, &mut HeaderMap::new()).is_err());
     }
 
     #[test]

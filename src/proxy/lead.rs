@@ -218,9 +218,13 @@ impl Leader {
         if fresh && self.handle.lease_covers(clock::now()) != term {
             return Attempt::NotStarted(NotStarted::ReadNotConfirmed);
         }
-        let mut answer = answer.map(Content::Answer);
+        let (mut head, body) = answer.into_parts();
+        if let Err(cause) = fields::clean_answer(head.status, &mut head.headers) {
+            let problem = Problem::new(Kind::BackendBadResponse, format!("the backend's answer: {cause}"));
+            return Attempt::Failed(job.class.settle(problem));
+        }
+        let mut answer = Response::from_parts(head, Content::Answer(body));
         let map = answer.headers_mut();
-        fields::clean_answer(map);
         map.insert(fields::SERVED_BY, HeaderValue::from(self.handle.node().0));
         if let Some(term) = term {
             map.insert(fields::TERM, HeaderValue::from(term.0));

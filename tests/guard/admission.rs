@@ -205,19 +205,52 @@ async fn does_not_start_where_anybody_could_raise_the_fence() {
     assert!(matches!(Guard::start(settings).await, Err(GuardError::Mode)));
 }
 
+/// A guard before a backend that answers the first request on each connection with `answer`.
+async fn guard_before(answer: &str) -> (Guard, tempfile::TempDir) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let answer = answer.to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let _some = stream.read(&mut request).await.expect("reads");
+            stream.write_all(answer.as_bytes()).await.expect("writes");
+        }
+    });
+    guard_with(7, config(address, Path::new(""))).await
+}
+
 #[tokio::test]
 async fn an_answer_of_more_than_a_hundred_fields_passes() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let (guard, _dir) =
-        guard_with(7, config(listener.local_addr().expect("an address"), Path::new(""))).await;
-    let backend = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("accepts");
-        let mut request = [0; 1024];
-        let _some = stream.read(&mut request).await.expect("reads");
-        let many: String = (0..200).map(|i| format!("x-{i}: 1\r\n")).collect();
-        let answer = format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n");
-        stream.write_all(answer.as_bytes()).await.expect("writes");
-    });
+    let many: String = (0..200).map(|i| format!("x-{i}: 1\r\n")).collect();
+    let (guard, _dir) = guard_before(&format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n")).await;
     assert_eq!(write(guard.address(), 7, "x").await.field("x-199"), Some("1"));
-    backend.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn an_answer_with_chunks_and_a_length_ends_with_its_chunks() {
+    let both = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n8\r\nabcdefgh\r\n0\r\n\r\n";
+    let (guard, _dir) = guard_before(both).await;
+    let answer = write(guard.address(), 7, "x").await;
+    assert_eq!(answer.field("content-length"), None);
+    assert!(answer.content.contains("abcdefgh"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_can_read_is_not_passed_on() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    let (guard, _dir) = guard_before(answer).await;
+    let sent = raw(connect(guard.address()).await, &post(&stamp(7), "x")).await;
+    assert!(sent.is_none(), "nobody knows the outcome: {sent:?}");
+    assert_eq!(get(guard.address(), "/ledger").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_backend_speaks_for_its_own_fence_and_for_nothing_else_of_ours() {
+    let fields = "termgate-fence: rejected; current=9\r\ntermgate-outcome: applied\r\ntermgate_term: 9\r\n";
+    let (guard, _dir) = guard_before(&format!("HTTP/1.1 412 No\r\n{fields}content-length: 0\r\n\r\n")).await;
+    let answer = write(guard.address(), 7, "x").await;
+    assert_eq!(answer.field("termgate-fence"), Some("rejected; current=9"));
+    assert_eq!(answer.field("termgate-outcome"), None);
+    assert_eq!(answer.field("termgate_term"), None);
 }

@@ -344,6 +344,37 @@ fn an_answer_that_breaks_off_never_looks_complete() {
 }
 
 #[test]
+fn an_answer_with_chunks_and_a_length_ends_with_its_chunks() {
+    let backend = Backend::start(|_| {
+        let both = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n\
+                     8\r\nabcdefgh\r\n0\r\n\r\n";
+        Reply::Bytes(both.to_vec())
+    });
+    let (leader, follower) = forwarding::following(&backend);
+    for node in [&leader, &follower] {
+        let got = post(node.address(), "", "x");
+        assert_eq!((got.body.as_slice(), got.field("content-length")), (b"abcdefgh".as_slice(), None));
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_or_can_read_is_not_passed_on() {
+    let answers: [&[u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    ];
+    for answer in answers {
+        let backend = Backend::start(|_| Reply::Bytes(answer.to_vec()));
+        let node = leading(&backend);
+        let got = post(node.address(), "", "x");
+        assert_eq!((got.status, got.problem().as_str()), (502, "backend-bad-response"));
+        assert_eq!(got.json()["outcome"], "unknown", "the backend may have done it");
+        let got = get(node.address(), "/", "");
+        assert_eq!((got.status, got.field("termgate-outcome")), (502, None), "nothing to apply");
+    }
+}
+
+#[test]
 fn large_content_streams_both_ways() {
     let backend = Backend::start(|seen| {
         let mut answer =
