@@ -125,7 +125,9 @@ fn http1_builder() -> http1::Builder {
         .header_read_timeout(limits::HEAD_TIMEOUT)
         .max_header_size(limits::HEAD_BYTES + limits::TARGET_BYTES)
         .max_buf_size(2 * (limits::HEAD_BYTES + limits::TARGET_BYTES))
-        .half_close(false);
+        // A client that has sent all it has to say still wants its answer; and a write that was begun is
+        // brought to its end, whatever becomes of its client.
+        .half_close(true);
     builder
 }
 

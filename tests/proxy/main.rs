@@ -486,6 +486,28 @@ fn ambiguous_requests_are_refused_and_the_connection_closed() {
 }
 
 #[test]
+fn a_client_that_has_closed_its_half_still_gets_its_answer() {
+    let release = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&release);
+    let backend = Backend::start(move |_| {
+        wait_until("the client has closed its half", || held.load(Ordering::SeqCst));
+        ok("done")
+    });
+    let (leader, follower) = forwarding::following(&backend);
+    for (number, node) in [&leader, &follower].into_iter().enumerate() {
+        release.store(false, Ordering::SeqCst);
+        let mut client = Client::connect(node.address());
+        client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx");
+        wait_until("the backend has it", || backend.seen().len() == number + 1);
+        client.socket.shutdown(std::net::Shutdown::Write).expect("closes");
+        // A node that took it for the end would cut the backend's connection meanwhile.
+        assert_eq!(get(node.address(), "/.well-known/termgate/x", "").status, 403);
+        release.store(true, Ordering::SeqCst);
+        assert_eq!(client.read().expect("an answer").body, b"done");
+    }
+}
+
+#[test]
 fn the_raise_is_recorded_and_shown() {
     let backend = Backend::start(|_| ok("done"));
     let node = leading(&backend);
