@@ -9,6 +9,11 @@ pub const HEAD_BYTES: usize = 32 * 1024;
 pub const HEAD_FIELDS: usize = 100;
 /// Bytes of a request target.
 pub const TARGET_BYTES: usize = 8 * 1024;
+/// Bytes of a head that hyper reads. More than the limits above allow, so that what is somewhat too
+/// large is answered with a problem; beyond it hyper answers a bare 431.
+pub const PARSED_HEAD_BYTES: usize = 64 * 1024;
+/// Fields that hyper reads, likewise.
+pub const PARSED_FIELDS: usize = 128;
 /// Bytes of a request body.
 pub const BODY_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes of a body that are kept to send the request again.

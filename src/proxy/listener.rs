@@ -3,6 +3,7 @@
 //! Every connection has a deadline before anything is known about it: hyper's own detection of
 //! HTTP/2 waits for ever, so the preface is read here.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -10,18 +11,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::proxy::body::Content;
 use crate::proxy::limits;
 use crate::proxy::service::Lane;
 
@@ -88,18 +90,56 @@ async fn serve(
         return;
     };
     let http2 = first == PREFACE;
-    let io = TokioIo::new(ClientSocket::new(first, socket));
+    let socket = ClientSocket::new(first, socket);
+    let serving = Arc::clone(&lane);
     let service = service_fn(move |request: Request<Incoming>| {
-        let lane = Arc::clone(&lane);
-        async move { Ok::<_, std::convert::Infallible>(lane.serve(request, client).await) }
+        let lane = Arc::clone(&serving);
+        async move { Ok::<_, Infallible>(lane.serve(request, client).await) }
     });
     if http2 {
-        let connection = pin!(http2_builder().serve_connection(io, service));
-        finish(connection, stop, |c| c.graceful_shutdown()).await;
+        let connection = pin!(http2_builder().serve_connection(TokioIo::new(socket), service));
+        let _ = finish(connection, stop, |c| c.graceful_shutdown()).await;
     } else {
-        let connection = pin!(http1_builder().serve_connection(io, service));
-        finish(connection, stop, |c| c.graceful_shutdown()).await;
+        serve_http1(socket, service, stop, || lane.late_head()).await;
     }
+}
+
+/// Serves HTTP/1, and answers a head that began and did not come to its end in time with `late`: hyper
+/// only closes. An idle connection that comes to its end is closed without a word.
+async fn serve_http1<S>(
+    socket: ClientSocket,
+    service: S,
+    stop: watch::Receiver<bool>,
+    late: impl FnOnce() -> Response<Bytes>,
+) where
+    S: Service<Request<Incoming>, Response = Response<Content>, Error = Infallible> + Unpin,
+{
+    let mut connection = http1_builder().serve_connection(TokioIo::new(socket), service);
+    let ended = finish(Pin::new(&mut connection), stop, |c| c.graceful_shutdown()).await;
+    let parts = connection.into_parts();
+    if ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty() {
+        let mut socket = parts.io.into_inner();
+        if socket.write_all(&as_http1(late())).await.is_ok() {
+            let _ = socket.shutdown().await;
+        }
+    }
+}
+
+/// The bytes of the last answer on a connection.
+fn as_http1(answer: Response<Bytes>) -> Vec<u8> {
+    let (head, content) = answer.into_parts();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(
+        format!("content-length: {}\r\nconnection: close\r\n\r\n", content.len()).as_bytes(),
+    );
+    bytes.extend_from_slice(&content);
+    bytes
 }
 
 /// Runs a connection to its end; told to stop, it takes no new request and ends what it has.
@@ -107,14 +147,17 @@ async fn finish<C: Future>(
     mut connection: Pin<&mut C>,
     mut stop: watch::Receiver<bool>,
     shut_down: fn(Pin<&mut C>),
-) {
-    let stopped = tokio::select! {
-        _ = connection.as_mut() => false,
-        _ = stop.wait_for(|stop| *stop) => true,
+) -> C::Output {
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => None,
     };
-    if stopped {
-        shut_down(connection.as_mut());
-        let _ = connection.await;
+    match ended {
+        Some(ended) => ended,
+        None => {
+            shut_down(connection.as_mut());
+            connection.await
+        }
     }
 }
 
@@ -123,8 +166,9 @@ fn http1_builder() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_TIMEOUT)
-        .max_header_size(limits::HEAD_BYTES + limits::TARGET_BYTES)
-        .max_buf_size(2 * (limits::HEAD_BYTES + limits::TARGET_BYTES))
+        .max_headers(limits::PARSED_FIELDS)
+        .max_header_size(limits::PARSED_HEAD_BYTES)
+        .max_buf_size(2 * limits::PARSED_HEAD_BYTES)
         // A client that has sent all it has to say still wants its answer; and a write that was begun is
         // brought to its end, whatever becomes of its client.
         .half_close(true);
@@ -138,7 +182,7 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(limits::PING_INTERVAL)
         .keep_alive_timeout(limits::PING_TIMEOUT)
         .max_concurrent_streams(limits::STREAMS)
-        .max_header_list_size(limits::HEAD_BYTES as u32)
+        .max_header_list_size(limits::PARSED_HEAD_BYTES as u32)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
         .max_send_buf_size(64 * 1024)
@@ -233,7 +277,7 @@ impl AsyncWrite for ClientSocket {
 mod tests {
     use super::*;
 
-    use tokio::io::AsyncWriteExt;
+    use crate::problem::{Kind, Problem};
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_loses_its_connection() {
@@ -244,5 +288,43 @@ mod tests {
         tokio::time::pause();
         let all = async { while socket.write_all(&[0; 64 * 1024]).await.is_ok() {} };
         timeout(limits::SEND_STALL_TIMEOUT * 2, all).await.expect("an error, in time");
+    }
+
+    /// What a client reads until its connection ends, having sent `bytes` and nothing more.
+    async fn answer_to(bytes: &[u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (socket, _) = listener.accept().await.expect("accepts");
+        client.write_all(bytes).await.expect("sends");
+        let done = service_fn(|_: Request<Incoming>| async {
+            Ok::<_, Infallible>(Response::new(Content::whole("done".into())))
+        });
+        let late = || Problem::new(Kind::ClientTimeout, "too late").into_response();
+        let stop = watch::Sender::new(false);
+        tokio::time::pause();
+        let serving = serve_http1(ClientSocket::new(Bytes::new(), socket), done, stop.subscribe(), late);
+        timeout(limits::HEAD_TIMEOUT * 2, serving).await.expect("an end, in time");
+        tokio::time::resume();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("reads");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_to_its_end_is_answered() {
+        let answer = answer_to(b"GET / HTTP/1.1\r\nhost: a\r\n").await;
+        let (head, content) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+        assert!(head.contains("content-type: application/problem+json"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", content.len())), "{head}");
+        assert!(content.contains("urn:termgate:problem:client-timeout"), "{content}");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_without_a_word() {
+        assert_eq!(answer_to(b"").await, "");
+        let answer = answer_to(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(answer.ends_with("done"), "and nothing after it: {answer}");
     }
 }

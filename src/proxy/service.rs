@@ -11,6 +11,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
@@ -170,11 +171,21 @@ impl Lane {
         answer
     }
 
+    /// The answer to a head that did not come to its end in time.
+    pub fn late_head(&self) -> Response<Bytes> {
+        let detail = format!("the head did not arrive within {:?}", limits::HEAD_TIMEOUT);
+        self.metrics.refuse("request", Kind::ClientTimeout.name());
+        self.tell(Problem::new(Kind::ClientTimeout, detail), &self.ids.draw())
+    }
+
     /// A problem as this node tells it.
     pub fn describe(&self, problem: Problem, request_id: &str) -> Response<Content> {
+        self.tell(problem, request_id).map(Content::whole)
+    }
+
+    fn tell(&self, problem: Problem, request_id: &str) -> Response<Bytes> {
         let term = self.handle.leadership().term;
-        let problem = problem.seen_by(self.node, term).request_id(request_id);
-        let mut answer = problem.into_response().map(Content::whole);
+        let mut answer = problem.seen_by(self.node, term).request_id(request_id).into_response();
         let map = answer.headers_mut();
         map.insert(fields::SERVED_BY, HeaderValue::from(self.node.0));
         map.insert(fields::TERM, HeaderValue::from(term.0));

@@ -485,6 +485,26 @@ fn ambiguous_requests_are_refused_and_the_connection_closed() {
     assert!(backend.seen().is_empty());
 }
 
+/// hyper would answer these itself, without a word about what is wrong.
+#[test]
+fn heads_that_are_too_large_are_answered_with_a_problem() {
+    let backend = Backend::start(|_| ok("done"));
+    let node = leading(&backend);
+    let many: String = (0..110).map(|i| format!("x-{i}: 1\r\n")).collect();
+    let long = format!("x-long: {}\r\n", "a".repeat(45_000));
+    let cases = [
+        (format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), 431, "headers-too-large"),
+        (format!("GET / HTTP/1.1\r\nhost: a\r\n{long}\r\n"), 431, "headers-too-large"),
+        (format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(45_000)), 414, "uri-too-long"),
+    ];
+    for (bytes, status, problem) in cases {
+        let got = call(node.address(), bytes);
+        assert_eq!((got.status, got.problem().as_str()), (status, problem));
+        assert_eq!(got.json()["outcome"], "not-applied");
+    }
+    assert!(backend.seen().is_empty());
+}
+
 #[test]
 fn a_client_that_has_closed_its_half_still_gets_its_answer() {
     let release = Arc::new(AtomicBool::new(false));

@@ -73,6 +73,20 @@ fn cancel_upload(node: &Node, backend: &Backend, length: Option<usize>) {
     });
 }
 
+#[test]
+fn an_http2_head_that_is_too_large_is_answered_with_a_problem() {
+    let backend = Backend::start(|_| ok("done"));
+    let node = leading(&backend);
+    let (status, kind) = block_on(async {
+        let mut client = Http2::connect(node.address()).await;
+        let request = Request::get("http://shop/").header("x-long", "a".repeat(45_000)).body(());
+        let (answer, _) = client.sender.send_request(request.expect("a request"), true).expect("sends");
+        let (head, _) = answer.await.expect("an answer").into_parts();
+        (head.status, head.headers["content-type"].clone())
+    });
+    assert_eq!((status.as_u16(), kind), (431, http::HeaderValue::from_static("application/problem+json")));
+}
+
 fn cancelled_uploads_are_not_committed(node: &Node, backend: &Backend) {
     for length in [None, Some(100_000)] {
         let (before, closed) = (backend.seen().len(), backend.closed.load(Ordering::SeqCst));
