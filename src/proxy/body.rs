@@ -193,7 +193,8 @@ impl Upload {
             None => ready!(self.poll_source(&mut lending, cx)),
         };
         self.0.released.store(true, Ordering::Relaxed);
-        if piece.is_none() {
+        // What was declared is all there: nobody asks for more, and the end need not be waited for.
+        if piece.is_none() || self.0.length == Some(lending.read) {
             self.0.ended.store(true, Ordering::Relaxed);
         }
         Poll::Ready(piece)

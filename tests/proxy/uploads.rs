@@ -116,6 +116,19 @@ fn a_cancelled_http2_upload_is_not_committed_at_a_follower() {
     cancelled_uploads_are_not_committed(&follower, &backend);
 }
 
+#[test]
+fn a_backend_connection_is_used_again_after_a_long_upload() {
+    let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
+    let (leader, follower) = following(&backend);
+    for node in [&leader, &follower] {
+        for _ in 0..3 {
+            assert_eq!(post(node.address(), "", &"x".repeat(100_000)).body, b"100000");
+        }
+    }
+    let order: Vec<usize> = backend.seen().iter().map(|seen| seen.nth).collect();
+    assert_eq!(order, [0, 1, 2, 3, 4, 5], "one connection for all");
+}
+
 /// Chunked content of one byte more than is allowed; answers with what the node says to it.
 fn upload_too_much(node: &Node) -> Got {
     let mut client = Client::connect(node.address());
