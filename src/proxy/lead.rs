@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
 
 use crate::clock;
 use crate::driver::handle::{Handle, Refused};
@@ -17,7 +17,7 @@ use crate::ids::Term;
 use crate::metrics::{Metrics, RouteLabel};
 use crate::problem::{Kind, Problem};
 use crate::proxy::answer::AnswerBody;
-use crate::proxy::body::{Content, Keep};
+use crate::proxy::body::Content;
 use crate::proxy::fields;
 use crate::proxy::gates::GateBoard;
 use crate::proxy::job::{Attempt, Class, Job, NotStarted, content_problem};
@@ -193,7 +193,8 @@ impl Leader {
             map.insert(HOST, host);
         }
         match job.keep.length() {
-            Some(0) if matches!(job.keep, Keep::Empty) => {}
+            // Servers expect a length, be it 0, where a method comes with content (RFC 9110, section 8.6).
+            Some(0) if !matches!(job.method, Method::POST | Method::PUT | Method::PATCH) => {}
             Some(length) => drop(map.insert(CONTENT_LENGTH, HeaderValue::from(length))),
             // Said explicitly: hyper would drop the content of a method that rarely has any.
             None => drop(map.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),

@@ -20,7 +20,7 @@ use termgate::proxy::limits;
 use tokio::sync::watch;
 
 use crate::forwarding::following;
-use crate::surroundings::{Backend, Client, Got, LIMIT, ok, post, wait_until};
+use crate::surroundings::{Backend, Client, Got, LIMIT, call, ok, post, wait_until};
 use crate::{Node, leading, pki, route, start_node};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -127,6 +127,21 @@ fn a_backend_connection_is_used_again_after_a_long_upload() {
     }
     let order: Vec<usize> = backend.seen().iter().map(|seen| seen.nth).collect();
     assert_eq!(order, [0, 1, 2, 3, 4, 5], "one connection for all");
+}
+
+#[test]
+fn content_of_no_bytes_keeps_its_length() {
+    let backend = Backend::start(|_| ok("done"));
+    let (leader, follower) = following(&backend);
+    for node in [&leader, &follower] {
+        for method in ["POST", "PUT", "PATCH"] {
+            let head = format!("{method} / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+            assert_eq!(call(node.address(), head).status, 200);
+            assert_eq!(backend.seen().pop().expect("a request").values("content-length"), ["0"], "{method}");
+        }
+        assert_eq!(call(node.address(), "DELETE / HTTP/1.1\r\nhost: a\r\n\r\n").status, 200);
+        assert!(backend.seen().pop().expect("a request").values("content-length").is_empty());
+    }
 }
 
 /// Chunked content of one byte more than is allowed; answers with what the node says to it.
