@@ -13,19 +13,8 @@ use serde_json::json;
 use crate::fencing::verifier::MAX_TERM;
 use crate::ids::{NodeId, Term};
 
-/// The fencing token of a write.
-pub const TERM: HeaderName = HeaderName::from_static("termgate-term");
-/// The node that stamped it.
-pub const NODE: HeaderName = HeaderName::from_static("termgate-node");
-/// The resource it is for.
-pub const RESOURCE: HeaderName = HeaderName::from_static("termgate-resource");
-/// Names one request over all its re-sends.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
-/// In an answer: the term was refused.
-pub const FENCE: HeaderName = HeaderName::from_static("termgate-fence");
-
-/// The path of the verifier endpoint.
-pub const FENCE_PATH: &str = "/.well-known/termgate/fence";
+pub use crate::proxy::fields::{FENCE, NODE, REQUEST_ID, RESOURCE, TERM};
+pub use crate::proxy::raise::FENCE_PATH;
 
 /// Longest value of a field of ours; a request id is a UUID or the like.
 const MAX_VALUE: usize = 128;
