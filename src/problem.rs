@@ -143,7 +143,7 @@ pub struct Problem {
     /// What happened and how to mend it, in words for a person.
     pub detail: String,
     /// The request, when it has an id.
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
     /// The node that answers.
     pub node: Option<NodeId>,
     /// The term it answers in.
@@ -152,6 +152,8 @@ pub struct Problem {
     pub outcome: Option<Outcome>,
     /// When another attempt makes sense.
     pub retry_after: Option<Duration>,
+    /// Where the fence stands that refused the term.
+    pub current: Option<Term>,
 }
 
 /// The members of the JSON object, in the order of the contract.
@@ -172,6 +174,8 @@ struct Members<'a> {
     retry_safe: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<Term>,
 }
 
 impl Problem {
@@ -186,6 +190,7 @@ impl Problem {
             term: None,
             outcome: kind.outcome(),
             retry_after: None,
+            current: None,
         }
     }
 
@@ -202,7 +207,7 @@ impl Problem {
     }
 
     /// The same, naming the request.
-    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+    pub fn request_id(mut self, id: impl Into<Box<str>>) -> Self {
         self.request_id = Some(id.into());
         self
     }
@@ -217,6 +222,12 @@ impl Problem {
     /// The same, saying when to try again.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same, saying where the fence stands that refused the term.
+    pub fn current(mut self, term: Term) -> Self {
+        self.current = Some(term);
         self
     }
 
@@ -238,6 +249,7 @@ impl Problem {
             outcome: self.outcome,
             retry_safe: self.retry_safe(),
             retry_after_ms: self.retry_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            current: self.current,
         };
         // Strings and numbers always have a JSON form; an empty object would only mean that they had none.
         serde_json::to_vec(&members).map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from)

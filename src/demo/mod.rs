@@ -35,8 +35,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::demo::journal::{Draft, Journal, JournalError};
-use crate::guard::fields::{self, AnswerBody, BoxError, json_answer, problem, whole};
+use crate::guard::fields::{self, AnswerBody, BoxError, Sender, json_answer, whole};
 use crate::ids::{NodeId, Term};
+use crate::problem::{Kind, Problem};
 
 /// The path of both calls.
 const PATH: &str = "/ledger";
@@ -128,14 +129,34 @@ async fn connection(stream: TcpStream, journal: Arc<Journal>) {
 
 /// An error closes the connection without an answer: the outcome is unknown.
 async fn answer(journal: Arc<Journal>, request: Request<Incoming>) -> Result<Response<AnswerBody>, BoxError> {
-    match (request.uri().path(), request.method()) {
-        (PATH, &Method::POST) => append(&journal, request).await,
-        (PATH, &Method::GET | &Method::HEAD) => list(journal).await,
-        (PATH, _) => {
-            Ok(problem(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "the ledger takes GET and POST"))
-        }
-        _ => Ok(problem(StatusCode::NOT_FOUND, "not-found", "the ledger is at /ledger")),
+    let sender = Sender::of(request.headers());
+    let refused = match (request.uri().path(), request.method()) {
+        (PATH, &Method::POST) => match append(&journal, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Refused(problem)) => *problem,
+            Err(Failure::Broken(error)) => return Err(error),
+        },
+        (PATH, &Method::GET | &Method::HEAD) => return list(journal).await,
+        (PATH, _) => Problem::new(Kind::MethodNotAllowed, "the ledger takes GET and POST"),
+        _ => Problem::new(Kind::NotFound, "the ledger is at /ledger"),
+    };
+    Ok(sender.tell(refused))
+}
+
+/// No entry was made, or nobody knows.
+enum Failure {
+    Refused(Box<Problem>),
+    Broken(BoxError),
+}
+
+impl<E: Into<BoxError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
     }
+}
+
+fn refused(kind: Kind, detail: &str) -> Failure {
+    Failure::Refused(Box::new(Problem::new(kind, detail)))
 }
 
 struct Stamp {
@@ -151,22 +172,21 @@ fn stamp(fields: &HeaderMap) -> Option<Stamp> {
     Some(Stamp { term, node, request_id })
 }
 
-async fn append(journal: &Journal, request: Request<Incoming>) -> Result<Response<AnswerBody>, BoxError> {
+async fn append(journal: &Journal, request: Request<Incoming>) -> Result<Response<AnswerBody>, Failure> {
     let Some(Stamp { term, node, request_id }) = stamp(request.headers()) else {
         let detail = "the write carries no Termgate-Term and Termgate-Node: send it through the guard";
-        return Ok(problem(StatusCode::FORBIDDEN, "forbidden", detail));
+        return Err(refused(Kind::Forbidden, detail));
     };
     // Content that breaks off is no entry: the guard cuts off what a newer term overtook.
     let content = match Limited::new(request.into_body(), MAX_ENTRY).collect().await {
         Ok(content) => content.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            let detail = "an entry has at most 1 MiB";
-            return Ok(problem(StatusCode::PAYLOAD_TOO_LARGE, "content-too-large", detail));
+            return Err(refused(Kind::ContentTooLarge, "an entry has at most 1 MiB"));
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(Failure::Broken(error)),
     };
     let Ok(body) = String::from_utf8(content.into()) else {
-        return Ok(problem(StatusCode::BAD_REQUEST, "bad-request", "an entry is UTF-8 text"));
+        return Err(refused(Kind::BadRequest, "an entry is UTF-8 text"));
     };
     let seq = journal.append(Draft { term, node, request_id, body }).await?;
     Ok(json_answer(StatusCode::CREATED, &json!({ "seq": seq, "term": term })))

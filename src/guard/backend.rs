@@ -22,8 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::guard::fields::{AnswerBody, BoxError, FENCE, problem};
+use crate::guard::fields::{AnswerBody, BoxError, FENCE, Sender};
 use crate::guard::write::{CutOff, FencedBody, FencedWrite, Progress};
+use crate::problem::{Kind, Problem};
 use crate::proxy::fields::clean_answer;
 use crate::time::Duration;
 
@@ -180,8 +181,10 @@ async fn forward(
     pool: Arc<Pool>,
     mut request: Request<FencedBody>,
 ) -> Result<Response<AnswerBody>, BoxError> {
+    let sender = Sender::of(request.headers());
     if request.method() == Method::CONNECT {
-        return Ok(problem(StatusCode::NOT_IMPLEMENTED, "bad-request", "the guard opens no tunnels"));
+        let problem = Problem::new(Kind::BadRequest, "the guard opens no tunnels");
+        return Ok(sender.tell(problem.status(StatusCode::NOT_IMPLEMENTED)));
     }
     let write = request.extensions_mut().remove::<FencedWrite>();
     let empty = request.body().is_end_stream();
@@ -211,12 +214,12 @@ async fn forward(
         Ok(answer) => Ok(answer),
         Err(SendError::NotSent(error)) => {
             let detail = format!("cannot reach the backend {}: {error}; is it running?", pool.address);
-            Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "backend-unavailable", &detail))
+            Ok(sender.tell(Problem::new(Kind::BackendUnavailable, detail)))
         }
         Err(SendError::Unknown(error)) if is_write => Err(error),
         Err(SendError::Unknown(error)) => {
             let detail = format!("the backend's answer can't be used: {error}");
-            Ok(problem(StatusCode::BAD_GATEWAY, "backend-bad-response", &detail))
+            Ok(sender.tell(Problem::new(Kind::BackendBadResponse, detail).outcome(None)))
         }
     }
 }

@@ -8,6 +8,7 @@
 //! machine, can raise the fence to any term.
 
 use bytes::Bytes;
+use http::header::{ALLOW, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -16,10 +17,11 @@ use serde_json::json;
 
 use crate::fencing::verifier::MAX_TERM;
 use crate::guard::fence::SharedFence;
-use crate::guard::fields::{self, AnswerBody, BoxError, FieldError, REQUEST_ID, TERM, json_answer, problem};
-use crate::guard::layer::raise_failed;
+use crate::guard::fields::{self, AnswerBody, BoxError, FieldError, REQUEST_ID, Sender, TERM, json_answer};
+use crate::guard::refused::{Refused, bad_request, forbidden};
 use crate::ids::{NodeId, Term};
 use crate::metrics::{Metrics, RouteLabel};
+use crate::problem::{Kind, Problem};
 
 /// Longest raise: a proof holds one signature per voter, at most some hundred bytes each.
 const MAX_RAISE: usize = 64 * 1024;
@@ -45,8 +47,16 @@ where
 {
     match *request.method() {
         Method::GET | Method::HEAD => present(fence),
-        Method::PUT => raise(fence, peer, metrics, request).await,
-        _ => problem(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "the fence takes GET and PUT"),
+        Method::PUT => {
+            let sender = Sender::of(request.headers());
+            raise(fence, peer, metrics, request).await.unwrap_or_else(|refusal| refusal.answer(&sender))
+        }
+        _ => {
+            let problem = Problem::new(Kind::MethodNotAllowed, "the fence takes GET and PUT");
+            let mut answer = Sender::of(request.headers()).tell(problem);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+            answer
+        }
     }
 }
 
@@ -69,51 +79,46 @@ async fn raise<B>(
     peer: Option<NodeId>,
     metrics: &Metrics,
     request: Request<B>,
-) -> Response<AnswerBody>
+) -> Result<Response<AnswerBody>, Refused>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    if request.headers().contains_key(&REQUEST_ID) || request.headers().contains_key(&TERM) {
-        let detail = "a raise must come from a node itself, not through its proxy";
-        return problem(StatusCode::FORBIDDEN, "forbidden", detail);
-    }
-    let said = match fields::node(request.headers()) {
-        Ok(node) => Some(node),
-        Err(FieldError::Missing(_)) => None,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-request", &error.to_string()),
-    };
-    if peer.is_some() && said.is_some() && peer != said {
-        let detail = "the certificate is not the one of the node that Termgate-Node names";
-        return problem(StatusCode::FORBIDDEN, "forbidden", detail);
-    }
-    let node = peer.or(said);
+    let node = raised_by(request.headers(), peer)?;
     let Ok(content) = Limited::new(request.into_body(), MAX_RAISE).collect().await else {
-        let detail = "the content of a raise broke off or is longer than 64 KiB";
-        return problem(StatusCode::BAD_REQUEST, "bad-request", detail);
+        return Err(bad_request("the content of a raise broke off or is longer than 64 KiB"));
     };
-    let asked = match serde_json::from_slice::<Raise>(&content.to_bytes()) {
-        Ok(asked) => asked,
-        Err(error) => {
-            let detail = format!("expected {{\"resource\", \"term\", \"proof\"}}: {error}");
-            return problem(StatusCode::BAD_REQUEST, "bad-request", &detail);
-        }
-    };
-    if let Err(detail) = check(&asked, fence) {
-        return problem(StatusCode::BAD_REQUEST, "bad-request", &detail);
-    }
+    let asked: Raise = serde_json::from_slice(&content.to_bytes())
+        .map_err(|error| bad_request(format!("expected {{\"resource\", \"term\", \"proof\"}}: {error}")))?;
+    check(&asked, fence).map_err(bad_request)?;
     let label = RouteLabel { route: fence.resource().to_string() };
     match fence.raise(asked.term, node).await {
         Ok(()) => {
             metrics.fence_raises.get_or_create(&label).inc();
             tracing::info!(resource = %fence.resource(), term = %asked.term, node = ?node, "fence raised");
-            json_answer(StatusCode::OK, &json!({ "resource": asked.resource, "term": asked.term }))
+            Ok(json_answer(StatusCode::OK, &json!({ "resource": asked.resource, "term": asked.term })))
         }
         Err(error) => {
             metrics.fence_raise_failures.get_or_create(&label).inc();
             tracing::warn!(resource = %fence.resource(), term = %asked.term, %error, "fence not raised");
-            raise_failed(&error)
+            Err(Refused::of_raise(&error, None))
         }
     }
+}
+
+/// The node that raises, when it is known. A node's own raise carries no stamp.
+fn raised_by(fields: &HeaderMap, peer: Option<NodeId>) -> Result<Option<NodeId>, Refused> {
+    if fields.contains_key(&REQUEST_ID) || fields.contains_key(&TERM) {
+        return Err(forbidden("a raise must come from a node itself, not through its proxy"));
+    }
+    let said = match fields::node(fields) {
+        Ok(node) => Some(node),
+        Err(FieldError::Missing(_)) => None,
+        Err(error) => return Err(bad_request(error.to_string())),
+    };
+    if peer.is_some() && said.is_some() && peer != said {
+        return Err(forbidden("the certificate is not the one of the node that Termgate-Node names"));
+    }
+    Ok(peer.or(said))
 }
 
 fn check(asked: &Raise, fence: &SharedFence) -> Result<(), String> {

@@ -8,16 +8,20 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use serde_json::json;
 
 use crate::fencing::verifier::MAX_TERM;
 use crate::ids::{NodeId, Term};
+use crate::problem::{Kind, Problem};
+use crate::time::Duration;
 
 pub use crate::proxy::fields::{FENCE, NODE, REQUEST_ID, RESOURCE, TERM};
 pub use crate::proxy::raise::FENCE_PATH;
 
 /// Longest value of a field of ours; a request id is a UUID or the like.
 const MAX_VALUE: usize = 128;
+
+/// When to try again what can't be done now.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a service behind the fence can fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -95,36 +99,55 @@ pub fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response<An
     answer
 }
 
-/// A refusal (RFC 9457). Everything refused here had no effect: nothing was passed on.
-pub fn problem(status: StatusCode, name: &str, detail: &str) -> Response<AnswerBody> {
-    problem_with(status, name, detail, None)
+/// Who sent a request, as far as it says so. A problem names it, because a node passes the guard's
+/// problems on to its client.
+#[derive(Debug, Clone, Default)]
+pub struct Sender {
+    request_id: Option<String>,
+    stamp: Option<(NodeId, Term)>,
 }
 
-fn problem_with(status: StatusCode, name: &str, detail: &str, current: Option<Term>) -> Response<AnswerBody> {
-    let mut value = json!({
-        "type": format!("urn:termgate:problem:{name}"),
-        "title": status.canonical_reason().unwrap_or("refused"),
-        "status": status.as_u16(),
-        "detail": detail,
-        "outcome": "not-applied",
-    });
-    if let Some(term) = current {
-        value["current"] = term.0.into();
+impl Sender {
+    /// The sender of a request with these fields.
+    pub fn of(fields: &HeaderMap) -> Self {
+        let stamp = node(fields).ok().zip(term(fields).ok().flatten());
+        Self { request_id: request_id(fields).ok().flatten().map(str::to_owned), stamp }
     }
-    let mut answer = json_answer(status, &value);
-    let kind = HeaderValue::from_static("application/problem+json");
-    answer.headers_mut().insert(CONTENT_TYPE, kind);
-    answer
+
+    /// Tells it a problem (RFC 9457).
+    pub fn tell(&self, mut problem: Problem) -> Response<AnswerBody> {
+        if let Some(id) = &self.request_id {
+            problem = problem.request_id(id.as_str());
+        }
+        if let Some((node, term)) = self.stamp {
+            problem = problem.seen_by(node, term);
+        }
+        if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+            problem = problem.retry_after(RETRY_AFTER);
+        }
+        problem.into_response().map(whole)
+    }
+
+    /// Refuses its term, with the field that says so: `Termgate-Fence: rejected; current=N`.
+    pub fn reject(&self, current: Term, detail: &str) -> Response<AnswerBody> {
+        let current = current.min(MAX_TERM);
+        let mut answer = self.tell(Problem::new(Kind::StaleTerm, detail).current(current));
+        let text = format!("rejected; current={current}");
+        let value = HeaderValue::try_from(text).expect("digits and letters are a field value");
+        answer.headers_mut().insert(FENCE, value);
+        answer
+    }
 }
 
-/// The refusal of a term, with the field that says so: `Termgate-Fence: rejected; current=N`.
+/// A refusal without a word about who is refused, by the name of its kind.
+pub fn problem(status: StatusCode, name: &str, detail: &str) -> Response<AnswerBody> {
+    let kind = Kind::ALL.iter().copied().find(|kind| kind.name() == name).unwrap_or(Kind::BadRequest);
+    Sender::default().tell(Problem::new(kind, detail).status(status))
+}
+
+/// The refusal of a term, without a word about whose it is.
 pub fn rejected(current: Term, detail: &str) -> Response<AnswerBody> {
-    let current = current.min(MAX_TERM);
-    let mut answer = problem_with(StatusCode::PRECONDITION_FAILED, "stale-term", detail, Some(current));
-    let text = format!("rejected; current={current}");
-    let value = HeaderValue::try_from(text).expect("digits and letters are a field value");
-    answer.headers_mut().insert(FENCE, value);
-    answer
+    Sender::default().reject(current, detail)
 }
 
 #[cfg(test)]
@@ -161,7 +184,7 @@ mod tests {
 
     #[test]
     fn names_the_current_term_when_it_rejects() {
-        let answer = rejected(Term(43), "the term is stale");
+        let answer = Sender::default().reject(Term(43), "the term is stale");
         assert_eq!(answer.status(), StatusCode::PRECONDITION_FAILED);
         assert_eq!(answer.headers()[FENCE], "rejected; current=43");
         assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");

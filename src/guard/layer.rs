@@ -19,17 +19,19 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::fencing::verifier::{Admission, Refusal};
 use crate::guard::endpoint;
-use crate::guard::fence::{RaiseError, SharedFence};
-use crate::guard::fields::{self, AnswerBody, BoxError, FENCE_PATH, FieldError, problem, rejected};
+use crate::guard::fence::SharedFence;
+use crate::guard::fields::{self, AnswerBody, BoxError, FENCE_PATH, FieldError, Sender};
+use crate::guard::refused::{Refused, bad_request, forbidden};
 use crate::guard::write::{Ending, FencedBody, FencedWrite, InFlight, Progress};
 use crate::ids::{NodeId, Term};
 use crate::metrics::{Metrics, RouteLabel};
+use crate::problem::Outcome;
 
 /// The node whose certificate came with the connection. A server that asks for certificates puts
 /// it among the request's extensions.
@@ -112,7 +114,7 @@ where
             let (head, content) = request.into_parts();
             match shared.admit(&head).await {
                 Ok(write) => run_to_the_end(inner, Request::from_parts(head, content), write).await,
-                Err(refusal) => Ok(*refusal),
+                Err(refusal) => Ok(refusal.answer(&Sender::of(&head.headers))),
             }
         })
     }
@@ -150,22 +152,22 @@ impl Shared {
     {
         let peer = request.extensions().get::<PeerNode>().map(|peer| peer.0);
         if self.trust == Trust::NodeCertificate && peer.is_none() && request.method() == http::Method::PUT {
-            return forbidden("raising the fence needs a node's certificate");
+            return forbidden("raising the fence needs a node's certificate").answer(&Sender::default());
         }
         endpoint::serve(&self.fence, peer, &self.metrics, request).await
     }
 
-    async fn admit(&self, head: &Parts) -> Result<Admitted, Box<Response<AnswerBody>>> {
+    async fn admit(&self, head: &Parts) -> Result<Admitted, Refused> {
         let peer = head.extensions.get::<PeerNode>().map(|peer| peer.0);
         let fields = &head.headers;
-        let malformed = |error: FieldError| self.refuse("malformed", bad_request(&error.to_string()));
+        let malformed = |error: FieldError| self.refuse("malformed", bad_request(error.to_string()));
         let resource = fields::resource(fields).map_err(malformed)?;
         if resource != &**self.fence.resource() {
             let detail = format!(
                 "this guard protects {:?}, not {resource:?}: correct the route's name or its backend",
                 self.fence.resource()
             );
-            return Err(self.refuse("resource", bad_request(&detail)));
+            return Err(self.refuse("resource", bad_request(detail)));
         }
         let node = fields::node(fields).map_err(malformed)?;
         if self.trust == Trust::NodeCertificate && peer != Some(node) {
@@ -184,11 +186,12 @@ impl Shared {
         &self,
         term: Option<Term>,
         node: NodeId,
-    ) -> Result<(Arc<Progress>, Arc<InFlight>), Box<Response<AnswerBody>>> {
+    ) -> Result<(Arc<Progress>, Arc<InFlight>), Refused> {
         let decision = match (self.fence.admit(term), term) {
             (Err(Admission::RaiseFirst), Some(higher)) => {
                 let raised = self.fence.raise(higher, Some(node)).await;
-                raised.map_err(|error| self.refuse("raise", raise_failed(&error)))?;
+                let not_applied = Some(Outcome::NotApplied);
+                raised.map_err(|error| self.refuse("raise", Refused::of_raise(&error, not_applied)))?;
                 self.fence.admit(term)
             }
             (decision, _) => decision,
@@ -202,48 +205,26 @@ impl Shared {
         })
     }
 
-    fn refuse_term(&self, refusal: Refusal) -> Box<Response<AnswerBody>> {
+    fn refuse_term(&self, refusal: Refusal) -> Refused {
         let label = RouteLabel { route: self.fence.resource().to_string() };
-        match refusal {
+        let (reason, current, detail) = match refusal {
             Refusal::Missing => {
-                self.refuse("missing", bad_request(&FieldError::Missing(fields::TERM).to_string()))
+                return self.refuse("missing", bad_request(FieldError::Missing(fields::TERM).to_string()));
             }
             Refusal::Stale { current } => {
-                self.metrics.fence_refusals.get_or_create(&label).inc();
-                self.refuse(
-                    "stale",
-                    rejected(current, "the term is older than the fence: another node leads"),
-                )
+                ("stale", current, "the term is older than the fence: another node leads")
             }
             Refusal::NotRaised { current } => {
-                self.metrics.fence_refusals.get_or_create(&label).inc();
                 let detail = "the fence is not raised to this term: raise it, then send the write again";
-                self.refuse("not-raised", rejected(current, detail))
+                ("not-raised", current, detail)
             }
-        }
+        };
+        self.metrics.fence_refusals.get_or_create(&label).inc();
+        self.refuse(reason, Refused::Term { current, detail: detail.to_owned() })
     }
 
-    fn refuse(&self, reason: &'static str, answer: Response<AnswerBody>) -> Box<Response<AnswerBody>> {
+    fn refuse(&self, reason: &'static str, refused: Refused) -> Refused {
         self.metrics.refuse("fence", reason);
-        Box::new(answer)
-    }
-}
-
-fn bad_request(detail: &str) -> Response<AnswerBody> {
-    problem(StatusCode::BAD_REQUEST, "bad-request", detail)
-}
-
-fn forbidden(detail: &str) -> Response<AnswerBody> {
-    problem(StatusCode::FORBIDDEN, "forbidden", detail)
-}
-
-/// The answer to a raise that did not succeed; the fence may be raised all the same, and repeating
-/// the raise is harmless.
-pub(super) fn raise_failed(error: &RaiseError) -> Response<AnswerBody> {
-    let detail = error.to_string();
-    match error {
-        RaiseError::Higher(higher) => rejected(higher.current, &detail),
-        RaiseError::OlderWrites { .. } => problem(StatusCode::SERVICE_UNAVAILABLE, "older-writes", &detail),
-        RaiseError::Store(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "store-failed", &detail),
+        refused
     }
 }

@@ -22,7 +22,8 @@
 //! | `fence` | the state all requests share, and the raise |
 //! | `write` | one write: still sending, sent, or cut off |
 //! | `store` | the fence on disk |
-//! | `fields` | the fields and the refusals |
+//! | `fields` | the fields, and how problems are told |
+//! | `refused` | why a request is not passed on |
 //! | `backend`, `server` | the sidecar's two ends |
 //!
 //! A backend that never answers holds raises up for ever, and with them the next leader: that is the
@@ -40,6 +41,7 @@ mod endpoint;
 pub mod fence;
 pub mod fields;
 pub mod layer;
+mod refused;
 mod server;
 pub mod store;
 pub mod write;

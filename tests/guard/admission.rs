@@ -20,7 +20,10 @@ async fn refuses_a_stale_write_and_names_the_current_term() {
     assert_eq!(answer.field("termgate-fence"), Some("rejected; current=7"));
     assert_eq!(answer.field("content-type"), Some("application/problem+json"));
     assert_eq!(answer.json()["type"], "urn:termgate:problem:stale-term");
-    assert_eq!(answer.json()["outcome"], "not-applied");
+    assert_eq!(answer.field("termgate-outcome"), Some("not-applied"));
+    let told = answer.json();
+    assert_eq!((&told["outcome"], &told["retry_safe"]), (&"not-applied".into(), &true.into()));
+    assert_eq!((&told["term"], &told["current"]), (&6.into(), &7.into()));
     assert!(backend.complete().is_empty(), "the backend never hears of it");
 }
 
@@ -188,9 +191,17 @@ async fn says_when_the_backend_is_down() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     settings.backend = format!("http://{free}").parse().expect("a uri");
     let (guard, _dir) = guard_with(7, settings).await;
-    let answer = write(guard.address(), 7, "x").await;
+    let fields = format!("{}Termgate-Request-Id: r-1\r\n", stamp(7));
+    let answer = raw(connect(guard.address()).await, &post(&fields, "x")).await.expect("an answer");
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.json()["type"], "urn:termgate:problem:backend-unavailable");
+    assert_eq!(answer.field("termgate-outcome"), Some("not-applied"));
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    let told = answer.json();
+    assert_eq!(told["type"], "urn:termgate:problem:backend-unavailable");
+    // Everything that a client may expect: the node passes it on.
+    assert_eq!((&told["outcome"], &told["retry_safe"]), (&"not-applied".into(), &true.into()));
+    assert_eq!((&told["request_id"], &told["node"], &told["term"]), (&"r-1".into(), &1.into(), &7.into()));
+    assert_eq!(told["retry_after_ms"], 1000);
     assert_eq!(fence(guard.address()).await["in_flight"], serde_json::json!({}));
 }
 
