@@ -8,7 +8,7 @@
 //! `unknown` that nobody can tell. A read has none, because there is nothing to apply.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, Response, StatusCode};
 use serde::Serialize;
 
@@ -34,6 +34,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What an answer says in its field.
+    pub fn of(fields: &HeaderMap) -> Option<Self> {
+        let word = fields.get(&OUTCOME_FIELD)?;
+        [Self::Applied, Self::NotApplied, Self::Unknown].into_iter().find(|outcome| word == outcome.name())
+    }
+
     /// The word in `Termgate-Outcome` and in the problem's `outcome`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::fencing::mode::Consistency;
 use crate::ids::{NodeId, Term};
-use crate::problem::{Kind, Problem};
+use crate::problem::{self, Kind, Outcome, Problem};
 
 /// The fencing token, in both directions.
 pub const TERM: HeaderName = HeaderName::from_static("termgate-term");
@@ -123,6 +123,13 @@ pub fn fence_rejection(fields: &HeaderMap) -> Option<Option<Term>> {
     }
     let current = parts.find_map(|part| part.strip_prefix("current=")).and_then(parse_integer);
     Some(current.map(Term))
+}
+
+/// The outcome in a problem that a verifier tells of itself. Any other answer that claims one is the
+/// backend's own, which can't speak for us.
+pub fn verifiers_outcome(fields: &HeaderMap) -> Option<Outcome> {
+    let is_problem = fields.get(header::CONTENT_TYPE) == Some(&problem::MEDIA_TYPE);
+    Outcome::of(fields).filter(|outcome| is_problem && *outcome != Outcome::Applied)
 }
 
 /// The term that this node put into an answer.

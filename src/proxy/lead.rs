@@ -15,7 +15,7 @@ use crate::fencing::gate::Admit;
 use crate::fencing::mode::{Consistency, FenceMode};
 use crate::ids::Term;
 use crate::metrics::{Metrics, RouteLabel};
-use crate::problem::{Kind, Problem};
+use crate::problem::{Kind, OUTCOME_FIELD, Problem};
 use crate::proxy::answer::AnswerBody;
 use crate::proxy::body::Content;
 use crate::proxy::fields;
@@ -220,12 +220,17 @@ impl Leader {
             return Attempt::NotStarted(NotStarted::ReadNotConfirmed);
         }
         let (mut head, body) = answer.into_parts();
+        let verified = self.targets.get(job.route).is_some_and(|target| target.mode != FenceMode::Drain);
+        let outcome = fields::verifiers_outcome(&head.headers).filter(|_| verified);
         if let Err(cause) = fields::clean_answer(head.status, &mut head.headers) {
             let problem = Problem::new(Kind::BackendBadResponse, format!("the backend's answer: {cause}"));
             return Attempt::Failed(job.class.settle(problem));
         }
         let mut answer = Response::from_parts(head, Content::Answer(body));
         let map = answer.headers_mut();
+        if let Some(outcome) = outcome {
+            map.insert(OUTCOME_FIELD, HeaderValue::from_static(outcome.name()));
+        }
         map.insert(fields::SERVED_BY, HeaderValue::from(self.handle.node().0));
         if let Some(term) = term {
             map.insert(fields::TERM, HeaderValue::from(term.0));

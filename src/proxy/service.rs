@@ -238,12 +238,17 @@ pub(super) async fn keep_small(job: &mut Job) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What became of a request, in the words of the metrics. A write that the backend answered, in
-/// whatever way, counts as applied: its outcome is known to the client.
+/// What became of a request, in the words of the metrics. Problems of the leader and of a verifier come
+/// as answers that say it. A write that the backend answered, in whatever way, counts as applied: its
+/// outcome is known to the client.
 fn outcome_name(outcome: &Result<Response<Content>, Problem>, class: Class) -> &'static str {
-    match (outcome, class) {
-        (Ok(_), Class::Read(_)) => "served",
-        (Ok(_), Class::Write) => Outcome::Applied.name(),
-        (Err(problem), _) => problem.outcome.unwrap_or(Outcome::NotApplied).name(),
+    let said = match outcome {
+        Ok(answer) => Outcome::of(answer.headers()),
+        Err(problem) => Some(problem.outcome.unwrap_or(Outcome::NotApplied)),
+    };
+    match (said, class) {
+        (Some(said), _) => said.name(),
+        (None, Class::Read(_)) => "served",
+        (None, Class::Write) => Outcome::Applied.name(),
     }
 }

@@ -13,7 +13,7 @@ use termgate::proxy::hop_api::LocalApi;
 use tokio::sync::watch;
 
 use crate::surroundings::{Backend, Client, Reply, call, get, ok, post, wait_until};
-use crate::{Node, route, start_node};
+use crate::{Node, counted, route, start_node};
 
 /// A leader (1) and a follower (2) that know each other; both routes hold for `hold_ms`.
 pub fn pair(backend: &Backend, hold_ms: u64) -> (Node, Node) {
@@ -186,6 +186,19 @@ fn the_true_answer_of_a_deposed_leader_still_counts() {
     assert_eq!((got.status, got.body.as_slice()), (200, b"late but true".as_slice()));
     assert_eq!(got.field("termgate-term").as_deref(), Some("7"), "the term it was served under");
     assert_eq!(got.field("termgate-served-by").as_deref(), Some("1"));
+}
+
+#[test]
+fn the_outcome_of_a_forwarded_write_is_counted_where_its_client_is() {
+    let backend = Backend::start(|seen| if seen.body == b"die" { Reply::Hangup } else { ok("done") });
+    let (_leader, follower) = following(&backend);
+    assert_eq!(post(follower.address(), "", "x").status, 200);
+    assert_eq!(post(follower.address(), "termgate-term: 6\r\n", "x").status, 412);
+    let got = post(follower.address(), "", "die");
+    assert_eq!((got.status, got.json()["outcome"].as_str()), (502, Some("unknown")));
+    for outcome in ["applied", "not-applied", "unknown"] {
+        assert_eq!(counted(&follower, outcome), 1, "{outcome}");
+    }
 }
 
 /// H-4.

@@ -18,7 +18,7 @@ use pki::Pki;
 use surroundings::{Backend, Client, FakeLoop, Reply, call, get, ok, post, wait_until};
 use termgate::fencing::mode::{Consistency, FenceMode};
 use termgate::ids::NodeId;
-use termgate::metrics::Metrics;
+use termgate::metrics::{Metrics, RequestLabel};
 use termgate::proxy::hop_api::LocalApi;
 use termgate::proxy::route::Route;
 use termgate::proxy::start::{Proxy, ProxyConfig};
@@ -99,6 +99,12 @@ fn leading(backend: &Backend) -> Node {
     let node = start(vec![route(backend.address, 300)]);
     node.lead(7);
     node
+}
+
+/// Writes of the node's clients that ended with `outcome`.
+fn counted(node: &Node, outcome: &'static str) -> u64 {
+    let label = RequestLabel { route: "orders".into(), class: "write", outcome };
+    node.metrics.requests.get_or_create(&label).get()
 }
 
 #[test]
@@ -311,6 +317,23 @@ fn a_backends_own_412_is_just_an_answer() {
     assert_eq!((got.status, got.body.as_slice()), (412, b"no".as_slice()));
     assert_eq!(got.field("termgate-outcome"), None, "a backend can't speak for us");
     assert_eq!(backend.seen().len(), 1);
+}
+
+/// A guard that cannot reach its backend says so, and only it can know that nothing was applied.
+#[test]
+fn a_verifiers_own_problem_keeps_its_outcome() {
+    let told = "HTTP/1.1 503 No\r\ncontent-type: application/problem+json\r\n\
+                termgate-outcome: not-applied\r\ncontent-length: 2\r\n\r\n{}";
+    for (fence, outcome, applied) in
+        [(FenceMode::Enforced, Some("not-applied"), 0), (FenceMode::Drain, None, 1)]
+    {
+        let backend = Backend::start(|_| Reply::Bytes(told.into()));
+        let node = start(vec![Route { fence, ..route(backend.address, 5_000) }]);
+        node.lead(7);
+        let got = post(node.address(), "", "x");
+        assert_eq!((got.status, got.field("termgate-outcome").as_deref()), (503, outcome), "{fence:?}");
+        assert_eq!((counted(&node, "not-applied"), counted(&node, "applied")), (1 - applied, applied));
+    }
 }
 
 #[test]
