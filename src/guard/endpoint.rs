@@ -1,4 +1,5 @@
-//! The verifier endpoint: `PUT /.well-known/termgate/fence` raises, `GET` shows.
+//! The guard's own paths, none of which its backend ever sees: `PUT /.well-known/termgate/fence` raises,
+//! `GET` shows; `GET /.well-known/termgate/metrics` is what it counted.
 //!
 //! A raise moves the fence for everybody, so it must come from a node itself. One that was
 //! forwarded for a client carries a node's stamp, and is refused.
@@ -8,7 +9,7 @@
 //! machine, can raise the fence to any term.
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderMap, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -17,12 +18,19 @@ use serde_json::json;
 
 use crate::fencing::verifier::MAX_TERM;
 use crate::guard::fence::SharedFence;
-use crate::guard::fields::{self, AnswerBody, BoxError, FieldError, REQUEST_ID, Sender, TERM, json_answer};
+use crate::guard::fields::{
+    self, AnswerBody, BoxError, FENCE_PATH, FieldError, REQUEST_ID, Sender, TERM, json_answer, whole,
+};
 use crate::guard::refused::{Refused, bad_request, forbidden};
 use crate::ids::{NodeId, Term};
 use crate::metrics::{Metrics, RouteLabel};
 use crate::problem::{Kind, Problem};
 
+/// Where the guard shows what it counted.
+const METRICS_PATH: &str = "/.well-known/termgate/metrics";
+/// As at a node's `GET /metrics`.
+const METRICS_TYPE: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 /// Longest raise: a proof holds one signature per voter, at most some hundred bytes each.
 const MAX_RAISE: usize = 64 * 1024;
 
@@ -45,19 +53,28 @@ pub(super) async fn serve<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    match *request.method() {
-        Method::GET | Method::HEAD => present(fence),
-        Method::PUT => {
-            let sender = Sender::of(request.headers());
+    let sender = Sender::of(request.headers());
+    match (request.uri().path(), request.method()) {
+        (FENCE_PATH, &Method::GET | &Method::HEAD) => present(fence),
+        (FENCE_PATH, &Method::PUT) => {
             raise(fence, peer, metrics, request).await.unwrap_or_else(|refusal| refusal.answer(&sender))
         }
-        _ => {
-            let problem = Problem::new(Kind::MethodNotAllowed, "the fence takes GET and PUT");
-            let mut answer = Sender::of(request.headers()).tell(problem);
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+        (FENCE_PATH, _) => not_allowed(&sender, "GET, HEAD, PUT"),
+        (METRICS_PATH, &Method::GET | &Method::HEAD) => {
+            let mut answer = Response::new(whole(metrics.render()));
+            answer.headers_mut().insert(CONTENT_TYPE, METRICS_TYPE);
             answer
         }
+        (METRICS_PATH, _) => not_allowed(&sender, "GET, HEAD"),
+        _ => sender.tell(Problem::new(Kind::NotFound, "a guard has the paths fence and metrics here")),
     }
+}
+
+fn not_allowed(sender: &Sender, methods: &'static str) -> Response<AnswerBody> {
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("the methods here are {methods}"));
+    let mut answer = sender.tell(problem);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
 }
 
 fn present(fence: &SharedFence) -> Response<AnswerBody> {

@@ -3,7 +3,7 @@
 //! ```text
 //! read (a safe method)  -> inner service, unchecked
 //! write                 -> admit -> inner service, with a FencedWrite among its extensions
-//! PUT|GET FENCE_PATH    -> answered here
+//! /.well-known/termgate/ -> answered here, by `endpoint`
 //! ```
 //!
 //! A write that was admitted runs to its end in a task of its own: were it dropped with its
@@ -26,12 +26,13 @@ use tower::{Layer, Service, ServiceExt};
 use crate::fencing::verifier::{Admission, Refusal};
 use crate::guard::endpoint;
 use crate::guard::fence::SharedFence;
-use crate::guard::fields::{self, AnswerBody, BoxError, FENCE_PATH, FieldError, Sender};
+use crate::guard::fields::{self, AnswerBody, BoxError, FieldError, Sender};
 use crate::guard::refused::{Refused, bad_request, forbidden};
 use crate::guard::write::{Ending, FencedBody, FencedWrite, InFlight, Progress};
 use crate::ids::{NodeId, Term};
 use crate::metrics::{Metrics, RouteLabel};
 use crate::problem::Outcome;
+use crate::proxy::validate::is_ours;
 
 /// The node whose certificate came with the connection. A server that asks for certificates puts
 /// it among the request's extensions.
@@ -103,7 +104,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> AnswerFuture {
         let (shared, inner) = (self.shared.clone(), self.inner.clone());
-        if request.uri().path() == FENCE_PATH {
+        if is_ours(request.uri().path()) {
             return Box::pin(async move { Ok(shared.endpoint(request).await) });
         }
         if request.method().is_safe() {

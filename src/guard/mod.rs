@@ -18,7 +18,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `layer` | the fence as a tower layer |
-//! | `endpoint` | `PUT` and `GET` of the fence |
+//! | `endpoint` | the guard's own paths: the fence, and what it counted |
 //! | `fence` | the state all requests share, and the raise |
 //! | `write` | one write: still sending, sent, or cut off |
 //! | `store` | the fence on disk |

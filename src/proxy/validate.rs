@@ -248,7 +248,7 @@ pub(super) fn normalise(path: &str) -> Result<String, Problem> {
 /// Whether any reader could take the path for one of ours: a raise that a client sends through a node
 /// would arrive with the node's certificate. Backends differ in what they decode, fold and cut off
 /// before they compare, so all of it is done here.
-fn is_ours(path: &str) -> bool {
+pub fn is_ours(path: &str) -> bool {
     let mut folded = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((byte, after)) = rest.split_first() {

@@ -265,3 +265,37 @@ async fn a_backend_speaks_for_its_own_fence_and_for_nothing_else_of_ours() {
     assert_eq!(answer.field("termgate-outcome"), None);
     assert_eq!(answer.field("termgate_term"), None);
 }
+
+#[tokio::test]
+async fn the_guard_shows_what_it_counted() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    assert_eq!(write(guard.address(), 6, "late").await.status, 412);
+    let shown = get(guard.address(), "/.well-known/termgate/metrics").await;
+    assert_eq!(shown.status, 200);
+    assert!(shown.field("content-type").expect("a type").starts_with("application/openmetrics-text"));
+    for line in [
+        "termgate_fence_raises_total{route=\"orders\"} 1",
+        "termgate_fence_refusals_total{route=\"orders\"} 1",
+        "termgate_refusals_total{what=\"fence\",reason=\"stale\"} 1",
+    ] {
+        assert!(shown.content.contains(line), "{line} in {}", shown.content);
+    }
+}
+
+#[tokio::test]
+async fn the_guards_own_paths_end_at_the_guard() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    for path in ["/.well-known/termgate/", "/.well-known/termgate/other", "/.well-known/%74ermgate/fence"] {
+        let answer = get(guard.address(), path).await;
+        assert_eq!((answer.status, &answer.json()["outcome"]), (404, &"not-applied".into()), "{path}");
+    }
+    for path in ["fence", "metrics"] {
+        let request = post(&stamp(7), "x").replace("/ledger", &format!("/.well-known/termgate/{path}"));
+        let answer = raw(connect(guard.address()).await, &request).await.expect("an answer");
+        assert_eq!(answer.status, 405, "{path}");
+        assert!(answer.field("allow").is_some_and(|methods| methods.starts_with("GET, HEAD")));
+    }
+    assert!(backend.complete().is_empty());
+}
