@@ -120,6 +120,7 @@ fn start_edges(
         credentials: credentials.clone(),
         metrics: metrics.clone(),
         quiet_period: quiet_period(config.raft.election_timeout_max),
+        lease_reads: config.raft.lease_reads,
         lanes: default_lanes(),
         local_api: Some(local_api(Arc::clone(&cell))),
     })?;

@@ -69,7 +69,7 @@ async fn serve_request(incoming: Incoming, lane: &Lane) -> Result<(), HopError> 
     let Incoming { head, body, mut reply, .. } = incoming;
     let request_id = head.request_id.clone();
     let (withheld, keep) = content(&head, body);
-    let mut job = match wirehead::job(head, keep, &lane.routes) {
+    let mut job = match wirehead::job(head, keep, &lane.routes, lane.lease_reads) {
         Ok(job) => job,
         Err(problem) => return answer_problem(lane, problem, &request_id, reply).await,
     };

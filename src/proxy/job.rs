@@ -22,10 +22,11 @@ pub enum Class {
 }
 
 impl Class {
-    /// GET, HEAD and OPTIONS are reads; everything else is a write.
-    pub fn of(method: &Method, reads: Consistency) -> Self {
+    /// GET, HEAD and OPTIONS are reads, as fresh as they were `asked` for (or fresher, without
+    /// `lease_reads`); everything else is a write.
+    pub fn of(method: &Method, asked: Consistency, lease_reads: bool) -> Self {
         match *method {
-            Method::GET | Method::HEAD | Method::OPTIONS => Self::Read(reads),
+            Method::GET | Method::HEAD | Method::OPTIONS => Self::Read(asked.served(lease_reads)),
             _ => Self::Write,
         }
     }

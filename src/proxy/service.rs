@@ -48,6 +48,8 @@ pub struct Lane {
     pub handle: Handle,
     /// All routes.
     pub routes: Arc<Vec<Route>>,
+    /// Whether a valid lease may serve reads.
+    pub lease_reads: bool,
     /// The leader's side.
     pub leader: Leader,
     /// The way to other nodes.
@@ -106,7 +108,8 @@ impl Lane {
         }
         let (place, route) = route::select(&self.routes, clean.authority.host(), &clean.path)
             .ok_or_else(|| Problem::new(Kind::NotFound, "no route matches the host and the path"))?;
-        Ok(job(place, route, clean, Source::client(body, version), request_id))
+        let class = Class::of(&clean.method, clean.said.consistency.unwrap_or(route.reads), self.lease_reads);
+        Ok(job(place, class, clean, Source::client(body, version), request_id))
     }
 
     /// Phases 3 to 6.
@@ -206,9 +209,8 @@ const fn distrusted(kind: Kind) -> bool {
     )
 }
 
-fn job(place: usize, route: &Route, clean: CleanRequest, body: Source, request_id: &str) -> Job {
+fn job(place: usize, class: Class, clean: CleanRequest, body: Source, request_id: &str) -> Job {
     let CleanRequest { method, target, authority, fields, content, said, .. } = clean;
-    let class = Class::of(&method, said.consistency.unwrap_or(route.reads));
     let keep = match content {
         validate::Content::Empty => Keep::Empty,
         validate::Content::Sized(n) => Keep::Stream(Upload::new(body, Some(n))),

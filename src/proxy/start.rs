@@ -57,6 +57,8 @@ pub struct ProxyConfig {
     /// How long the gates of drain routes wait before they open; see
     /// [`quiet_period`](crate::fencing::gate::quiet_period).
     pub quiet_period: Duration,
+    /// Whether a valid lease may serve reads; without, a lease read is served linearizably.
+    pub lease_reads: bool,
     /// How many lanes; see [`default_lanes`].
     pub lanes: usize,
     /// Answers API calls of other nodes.
@@ -371,6 +373,7 @@ impl Shared {
             node: config.node,
             handle: config.handle.clone(),
             routes: Arc::clone(&self.routes),
+            lease_reads: config.lease_reads,
             leader: Leader {
                 handle: config.handle.clone(),
                 board: Arc::clone(&self.board),

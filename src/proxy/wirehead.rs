@@ -43,8 +43,9 @@ pub fn request_head(job: &Job, origin: NodeId, eager: bool) -> RequestHead {
     }
 }
 
-/// The job that a peer asks for, with `keep` as its content.
-pub fn job(head: RequestHead, keep: Keep, routes: &[Route]) -> Result<Job, Problem> {
+/// The job that a peer asks for, with `keep` as its content. `lease_reads` is this node's word: the
+/// peer's configuration may be another.
+pub fn job(head: RequestHead, keep: Keep, routes: &[Route], lease_reads: bool) -> Result<Job, Problem> {
     let malformed = |what: &str| Problem::new(Kind::BadRequest, format!("a peer sent a malformed {what}"));
     let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| malformed("method"))?;
     let target = PathAndQuery::try_from(head.target.as_str()).map_err(|_| malformed("target"))?;
@@ -57,7 +58,7 @@ pub fn job(head: RequestHead, keep: Keep, routes: &[Route]) -> Result<Job, Probl
     let path = validate::normalise(target.path())?;
     let (place, route) = route::select(routes, authority.host(), &path)
         .ok_or_else(|| Problem::new(Kind::NotFound, "the leader has no route for the host and the path"))?;
-    let class = Class::of(&method, head.consistency.unwrap_or(route.reads));
+    let class = Class::of(&method, head.consistency.unwrap_or(route.reads), lease_reads);
     Ok(Job {
         route: place,
         class,

@@ -25,7 +25,7 @@ pub fn pair(backend: &Backend, hold_ms: u64) -> (Node, Node) {
     (leader, follower)
 }
 
-fn meet(members: &watch::Sender<BTreeMap<NodeId, String>>, nodes: &[&Node]) {
+pub fn meet(members: &watch::Sender<BTreeMap<NodeId, String>>, nodes: &[&Node]) {
     let address = |node: &&Node| (node.fake.handle.node(), node.proxy.hop_address().to_string());
     members.send_replace(nodes.iter().map(address).collect());
 }

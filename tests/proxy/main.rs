@@ -75,10 +75,19 @@ fn start_node(
     members: watch::Receiver<BTreeMap<NodeId, String>>,
     local_api: Option<LocalApi>,
 ) -> Node {
+    start_with(id, routes, members, |config| config.local_api = local_api)
+}
+
+fn start_with(
+    id: u64,
+    routes: Vec<Route>,
+    members: watch::Receiver<BTreeMap<NodeId, String>>,
+    change: impl FnOnce(&mut ProxyConfig),
+) -> Node {
     let fake = FakeLoop::start(id);
     let metrics = Metrics::new();
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let proxy = Proxy::start(ProxyConfig {
+    let mut config = ProxyConfig {
         node: NodeId(id),
         cluster: "orders".into(),
         listen: any,
@@ -89,10 +98,12 @@ fn start_node(
         credentials: pki().node(id),
         metrics: metrics.clone(),
         quiet_period: QUIET,
+        lease_reads: true,
         lanes: 1,
-        local_api,
-    });
-    Node { proxy: proxy.expect("starts"), fake, metrics }
+        local_api: None,
+    };
+    change(&mut config);
+    Node { proxy: Proxy::start(config).expect("starts"), fake, metrics }
 }
 
 fn leading(backend: &Backend) -> Node {
@@ -456,6 +467,24 @@ fn reads_follow_the_asked_consistency() {
         assert_eq!(got.problem(), "no-leader", "{consistency}");
     }
     assert_eq!(backend.seen().len(), 4);
+}
+
+#[test]
+fn without_lease_reads_a_lease_read_is_confirmed_by_a_quorum() {
+    let backend = Backend::start(|_| ok("data"));
+    let members = watch::Sender::new(BTreeMap::new());
+    let routes = vec![Route { reads: Consistency::Lease, ..route(backend.address, 5_000) }];
+    let strict = start_with(1, routes.clone(), members.subscribe(), |config| config.lease_reads = false);
+    let follower = start_node(2, routes, members.subscribe(), None);
+    forwarding::meet(&members, &[&strict, &follower]);
+    strict.lead(7);
+    follower.fake.follow(1, 7);
+    let confirmed = || strict.fake.reads.load(Ordering::SeqCst);
+    assert_eq!((get(strict.address(), "/", "").status, confirmed()), (200, 1));
+    assert_eq!((get(follower.address(), "/", "").status, confirmed()), (200, 2), "the leader's word counts");
+    follower.lead(8);
+    assert_eq!(get(follower.address(), "/", "").status, 200);
+    assert_eq!(follower.fake.reads.load(Ordering::SeqCst), 0, "a lease needs no quorum where it is trusted");
 }
 
 #[test]

@@ -274,6 +274,8 @@ pub struct FakeLoop {
     pub handle: Handle,
     pub leadership: watch::Sender<Arc<Leadership>>,
     pub recorded: Arc<Mutex<Vec<Op>>>,
+    /// Reads that were confirmed by a quorum.
+    pub reads: Arc<AtomicUsize>,
 }
 
 impl FakeLoop {
@@ -282,7 +284,8 @@ impl FakeLoop {
         let (requests, mut queue) = mpsc::channel(1024);
         let (leadership, picture) = watch::channel(Arc::new(Leadership::unknown(node)));
         let recorded: Arc<Mutex<Vec<Op>>> = Arc::default();
-        let (ops, seen) = (Arc::clone(&recorded), picture.clone());
+        let reads: Arc<AtomicUsize> = Arc::default();
+        let (ops, seen, confirmed) = (Arc::clone(&recorded), picture.clone(), Arc::clone(&reads));
         thread::spawn(move || {
             while let Some(request) = queue.blocking_recv() {
                 let term = seen.borrow().term;
@@ -294,6 +297,7 @@ impl FakeLoop {
                             reply.send(Ok(Applied { index, term, answer: Answer::Done { version: index } }));
                     }
                     Request::Read { reply } => {
+                        confirmed.fetch_add(1, Ordering::SeqCst);
                         let _ = reply.send(Ok(ReadPoint { index: LogIndex(9), term }));
                     }
                     Request::Transfer { .. } | Request::View { .. } => {}
@@ -301,7 +305,7 @@ impl FakeLoop {
             }
         });
         let machine = Arc::new(RwLock::new(Machine::new(Vec::new())));
-        Self { handle: Handle::new(node, requests, picture, machine), leadership, recorded }
+        Self { handle: Handle::new(node, requests, picture, machine), leadership, recorded, reads }
     }
 
     /// This node leads, with a lease of an hour.
