@@ -79,13 +79,12 @@ pub struct Gate {
     quiet: Duration,
     state: GateState,
     fenced: Option<Term>,
-    incarnation: Option<String>,
 }
 
 impl Gate {
     /// A closed gate. `quiet` is how long [`FenceMode::Drain`] waits before it opens.
     pub fn new(mode: FenceMode, quiet: Duration) -> Self {
-        Self { mode, quiet, state: GateState::Closed, fenced: None, incarnation: None }
+        Self { mode, quiet, state: GateState::Closed, fenced: None }
     }
 
     /// Where it stands.
@@ -159,12 +158,11 @@ impl Gate {
 
     /// The backend confirmed that its fence stands at `term`. Late answers for another term change
     /// nothing: the machine has moved on.
-    pub fn on_raised(&mut self, term: Term, incarnation: Option<String>) {
+    pub fn on_raised(&mut self, term: Term) {
         if let GateState::Barrier { term: wanted, raising: true, .. } = self.state
             && wanted == term
         {
             self.fenced = Some(term);
-            self.incarnation = incarnation;
             self.state = GateState::Open { term };
         }
     }
@@ -181,8 +179,7 @@ impl Gate {
     }
 
     /// The backend refused a request stamped with `term`. Either it holds a newer fence, or it lost
-    /// ours because it is another incarnation: in both cases the fence must be raised, or found
-    /// standing, before anything else is sent.
+    /// ours: in both cases the fence must be raised, or found standing, before anything else is sent.
     pub fn on_refused(&mut self, term: Term, now: Instant) {
         if self.state == (GateState::Open { term }) {
             let due = match self.mode {
@@ -195,10 +192,20 @@ impl Gate {
         }
     }
 
-    /// The backend named its incarnation. Another than the one whose fence was raised is a promoted
-    /// replica or a restored copy, whose fence may stand lower.
-    pub fn on_incarnation(&mut self, term: Term, seen: &str, now: Instant) {
-        if self.incarnation.as_deref().is_some_and(|known| known != seen) {
+    /// The term at which the backend's fence is to stand while the gate is open; nothing in modes that
+    /// raise none.
+    pub fn stands_on(&self) -> Option<Term> {
+        match (self.mode, self.state) {
+            (FenceMode::Enforced, GateState::Open { term }) => Some(term),
+            _ => None,
+        }
+    }
+
+    /// The backend showed its fence while the gate was open for `term`. One that stands elsewhere is
+    /// that of a promoted replica or a restored copy, which would let an older leader in, or a newer
+    /// leader's.
+    pub fn on_fence_seen(&mut self, term: Term, fence: Term, now: Instant) {
+        if fence != term {
             self.on_refused(term, now);
         }
     }
@@ -257,7 +264,7 @@ mod tests {
         let mut gate = Gate::new(FenceMode::Enforced, QUIET);
         gate.on_leadership(&leading(term, 100), at(0));
         assert_eq!(gate.poll(at(0)), Some(Term(term)));
-        gate.on_raised(Term(term), None);
+        gate.on_raised(Term(term));
         gate
     }
 
@@ -270,7 +277,7 @@ mod tests {
         assert_eq!(gate.poll(at(0)), Some(Term(3)));
         assert_eq!(gate.poll(at(50)), None, "one raise at a time");
         assert_eq!(gate.admit(&leadership, at(1)), Admit::Wait);
-        gate.on_raised(Term(3), None);
+        gate.on_raised(Term(3));
         assert_eq!(gate.admit(&leadership, at(1)), Admit::Admit(Term(3)));
     }
 
@@ -299,9 +306,9 @@ mod tests {
         assert_eq!(gate.admit(&next, at(10)), Admit::Wait, "open for 3 is not open for 5");
         gate.on_leadership(&next, at(10));
         assert_eq!(gate.poll(at(10)), Some(Term(5)));
-        gate.on_raised(Term(3), None);
+        gate.on_raised(Term(3));
         assert_eq!(gate.admit(&next, at(10)), Admit::Wait, "a late answer for 3 opens nothing");
-        gate.on_raised(Term(5), None);
+        gate.on_raised(Term(5));
         assert_eq!(gate.admit(&next, at(10)), Admit::Admit(Term(5)));
     }
 
@@ -343,22 +350,28 @@ mod tests {
         gate.on_refused(Term(3), at(10));
         assert_eq!(gate.admit(&leadership, at(10)), Admit::Wait);
         assert_eq!(gate.poll(at(10)), Some(Term(3)));
-        gate.on_raised(Term(3), None);
+        gate.on_raised(Term(3));
         assert_eq!(gate.admit(&leadership, at(10)), Admit::Admit(Term(3)));
     }
 
     #[test]
-    fn another_incarnation_of_the_backend_gets_the_fence_raised_again() {
-        let mut gate = Gate::new(FenceMode::Enforced, QUIET);
-        let leadership = leading(3, 100);
-        gate.on_leadership(&leadership, at(0));
-        gate.poll(at(0));
-        gate.on_raised(Term(3), Some("one".into()));
-        gate.on_incarnation(Term(3), "one", at(1));
-        assert_eq!(gate.admit(&leadership, at(1)), Admit::Admit(Term(3)));
-        gate.on_incarnation(Term(3), "two", at(1));
-        assert_eq!(gate.admit(&leadership, at(1)), Admit::Wait);
-        assert_eq!(gate.poll(at(1)), Some(Term(3)));
+    fn a_fence_that_stands_elsewhere_is_raised_again() {
+        for elsewhere in [2, 4] {
+            let mut gate = open_enforced(3);
+            let leadership = leading(3, 100);
+            assert_eq!(gate.stands_on(), Some(Term(3)));
+            gate.on_fence_seen(Term(3), Term(3), at(1));
+            gate.on_fence_seen(Term(2), Term(elsewhere), at(1));
+            assert_eq!(
+                gate.admit(&leadership, at(1)),
+                Admit::Admit(Term(3)),
+                "it stands, or the look was earlier"
+            );
+            gate.on_fence_seen(Term(3), Term(elsewhere), at(1));
+            assert_eq!(gate.admit(&leadership, at(1)), Admit::Wait);
+            assert_eq!(gate.stands_on(), None);
+            assert_eq!(gate.poll(at(1)), Some(Term(3)));
+        }
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub const BACKEND_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One call to raise a fence: the backend answers only when no older write can still commit.
 pub const RAISE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at the fence behind an open gate. A promoted replica or a restored copy of a backend
+/// may stand lower, and admits an older leader's writes until it is raised again.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// One such look.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the answer to a raise.
 pub const RAISE_ANSWER_BYTES: usize = 16 * 1024;
 

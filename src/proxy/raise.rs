@@ -1,8 +1,9 @@
-//! One call that raises the fence of a resource at its backend (contract: verifier endpoint).
+//! The calls to the verifier at a backend: one raises the fence of a resource, one looks where it
+//! stands.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,13 +18,6 @@ use crate::proxy::upstream::Backend;
 
 /// Where a verifier takes raises.
 pub const FENCE_PATH: &str = "/.well-known/termgate/fence";
-
-/// The fence stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raised {
-    /// Which life of which copy of the backend answered, when it says so.
-    pub incarnation: Option<String>,
-}
 
 /// The fence does not stand at the wanted term.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,20 +37,15 @@ pub enum RaiseError {
 struct Answer {
     resource: String,
     term: Term,
-    #[serde(default)]
-    incarnation: Option<String>,
 }
 
 /// Raises the fence of `resource` to `term`. Idempotent.
-pub async fn raise(
-    backend: &Backend,
-    resource: &str,
-    term: Term,
-    node: NodeId,
-) -> Result<Raised, RaiseError> {
-    let call = timeout(limits::RAISE_TIMEOUT, call(backend, resource, term, node));
+pub async fn raise(backend: &Backend, resource: &str, term: Term, node: NodeId) -> Result<(), RaiseError> {
+    let body = json!({ "resource": resource, "term": term, "proof": null }).to_string();
+    let request = request(Method::PUT, backend, node, body);
+    let called = timeout(limits::RAISE_TIMEOUT, call(backend, request)).await;
     let limit = || RaiseError::Failed(format!("no answer within {:?}", limits::RAISE_TIMEOUT));
-    let (status, current, body) = call.await.map_err(|_| limit())?.map_err(RaiseError::Failed)?;
+    let (status, current, body) = called.map_err(|_| limit())?.map_err(RaiseError::Failed)?;
     match status {
         StatusCode::OK => confirm(&body, resource, term),
         StatusCode::PRECONDITION_FAILED => Err(RaiseError::Higher { current }),
@@ -64,29 +53,48 @@ pub async fn raise(
     }
 }
 
+/// Where the fence of `resource` stands. `None` when the verifier does not say: then only a write can
+/// find out.
+pub async fn look(backend: &Backend, resource: &str, node: NodeId) -> Option<Term> {
+    let request = request(Method::GET, backend, node, String::new());
+    let called = timeout(limits::LOOK_TIMEOUT, call(backend, request)).await;
+    let (status, _, body) = called.ok()?.ok()?;
+    let shown: Answer = serde_json::from_slice(&body).ok()?;
+    (status == StatusCode::OK && shown.resource == resource).then_some(shown.term)
+}
+
 /// An answer counts only when it says what was asked: some other service may answer 200 to all.
-fn confirm(body: &[u8], resource: &str, term: Term) -> Result<Raised, RaiseError> {
+fn confirm(body: &[u8], resource: &str, term: Term) -> Result<(), RaiseError> {
     let answer: Answer = serde_json::from_slice(body)
         .map_err(|e| RaiseError::Failed(format!("the answer to a raise is malformed: {e}")))?;
     if answer.resource != resource || answer.term != term {
         let found = format!("{} at {}", answer.resource, answer.term);
         return Err(RaiseError::Failed(format!("the backend confirms {found}, not {resource} at {term}")));
     }
-    Ok(Raised { incarnation: answer.incarnation })
+    Ok(())
 }
 
-type Called = (StatusCode, Option<Term>, Bytes);
-
-async fn call(backend: &Backend, resource: &str, term: Term, node: NodeId) -> Result<Called, String> {
-    let (wire, _) = backend.connect().await.map_err(|e| e.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|e| e.to_string())?;
-    let body = json!({ "resource": resource, "term": term, "proof": null }).to_string();
-    let request = Request::put(FENCE_PATH)
+fn request(
+    method: Method,
+    backend: &Backend,
+    node: NodeId,
+    body: String,
+) -> http::Result<Request<Full<Bytes>>> {
+    Request::builder()
+        .method(method)
+        .uri(FENCE_PATH)
         .header(HOST, backend.authority().as_str())
         .header(CONTENT_TYPE, "application/json")
         .header(fields::NODE, node.0)
         .body(Full::new(Bytes::from(body)))
-        .map_err(|e| e.to_string())?;
+}
+
+type Called = (StatusCode, Option<Term>, Bytes);
+
+async fn call(backend: &Backend, request: http::Result<Request<Full<Bytes>>>) -> Result<Called, String> {
+    let request = request.map_err(|e| e.to_string())?;
+    let (wire, _) = backend.connect().await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|e| e.to_string())?;
     let exchange = async move {
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let (head, body) = answer.into_parts();
@@ -111,7 +119,7 @@ mod tests {
     #[test]
     fn only_the_asked_resource_and_term_confirm_a_raise() {
         let confirm = |body: &str| confirm(body.as_bytes(), "orders", Term(7));
-        assert_eq!(confirm(r#"{"resource":"orders","term":7}"#), Ok(Raised { incarnation: None }));
+        assert_eq!(confirm(r#"{"resource":"orders","term":7}"#), Ok(()));
         for other in [r#"{"resource":"orders","term":6}"#, r#"{"resource":"bills","term":7}"#, "{}", "ok"] {
             assert!(matches!(confirm(other), Err(RaiseError::Failed(_))), "{other}");
         }

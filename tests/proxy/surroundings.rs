@@ -19,6 +19,7 @@ use termgate::registry::command::{Answer, Op};
 use termgate::registry::machine::Machine;
 use tokio::sync::{mpsc, watch};
 
+const FENCE_PATH: &str = "/.well-known/termgate/fence";
 pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits for a condition, with a limit.
@@ -71,11 +72,11 @@ pub struct Backend {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     pub raises: Arc<AtomicUsize>,
-    /// Heads of requests that came, raises too.
+    /// The resource and term of the last raise, which is where the fence stands.
+    pub fence: Arc<Mutex<serde_json::Value>>,
+    /// Heads of requests that came, without calls about the fence.
     pub begun: Arc<AtomicUsize>,
-    /// Connections that were opened.
-    pub opened: Arc<AtomicUsize>,
-    /// Connections that it has closed.
+    /// Connections with such requests that have ended.
     pub closed: Arc<AtomicUsize>,
 }
 
@@ -90,20 +91,16 @@ impl Backend {
             address: listener.local_addr().expect("an address"),
             seen: Arc::default(),
             raises: Arc::default(),
+            fence: Arc::default(),
             begun: Arc::default(),
-            opened: Arc::default(),
             closed: Arc::default(),
         };
         let all = backend.clone();
         let behave = Arc::new(behave);
         thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                all.opened.fetch_add(1, Ordering::SeqCst);
                 let (all, behave) = (all.clone(), Arc::clone(&behave));
-                thread::spawn(move || {
-                    all.serve(socket, behave.as_ref());
-                    all.closed.fetch_add(1, Ordering::SeqCst);
-                });
+                thread::spawn(move || all.serve(socket, behave.as_ref()));
             }
         });
         backend
@@ -117,39 +114,47 @@ impl Backend {
     fn serve(&self, socket: TcpStream, behave: &dyn Fn(&Seen) -> Reply) {
         let mut reader = BufReader::new(socket.try_clone().expect("a second handle"));
         let mut writer = socket;
-        let mut nth = 0;
-        while let Some(request) = self.read_request(&mut reader, nth) {
-            let raise = request.first_line().contains("/.well-known/termgate/fence");
-            let reply = if raise {
-                self.raises.fetch_add(1, Ordering::SeqCst);
-                let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("json");
-                ok(&serde_json::json!({"resource": asked["resource"], "term": asked["term"]}).to_string())
-            } else {
-                self.seen.lock().expect("not poisoned").push(request.clone());
-                behave(&request)
+        let (mut nth, mut requests) = (0, 0);
+        while let Some(head) = read_head(&mut reader) {
+            let about_fence = head.lines().next().is_some_and(|line| line.contains(FENCE_PATH));
+            if !about_fence {
+                self.begun.fetch_add(1, Ordering::SeqCst);
+                requests += 1;
+            }
+            let request = read_body(&mut reader, &head).map(|body| Seen { head, body, nth });
+            let reply = match &request {
+                None => Reply::Hangup,
+                Some(request) if about_fence => self.answer_for_fence(request),
+                Some(request) => {
+                    self.seen.lock().expect("not poisoned").push(request.clone());
+                    behave(request)
+                }
             };
             nth += 1;
-            match reply {
-                Reply::Bytes(bytes) => {
-                    if writer.write_all(&bytes).is_err() {
-                        return;
-                    }
-                }
-                Reply::Last(bytes) => {
-                    let _ = writer.write_all(&bytes);
-                    return;
-                }
-                Reply::Hangup => return,
+            let (bytes, stays) = match reply {
+                Reply::Bytes(bytes) => (bytes, true),
+                Reply::Last(bytes) => (bytes, false),
+                Reply::Hangup => (Vec::new(), false),
+            };
+            if writer.write_all(&bytes).is_err() || !stays {
+                break;
             }
+        }
+        if requests > 0 {
+            // Closed before it is counted.
+            drop((reader, writer));
+            self.closed.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    fn read_request(&self, reader: &mut BufReader<TcpStream>, nth: usize) -> Option<Seen> {
-        let head = read_head(reader)?;
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let mut seen = Seen { head, body: Vec::new(), nth };
-        seen.body = read_body(reader, &seen.head)?;
-        Some(seen)
+    fn answer_for_fence(&self, request: &Seen) -> Reply {
+        let mut fence = self.fence.lock().expect("not poisoned");
+        if request.first_line().starts_with("PUT") {
+            self.raises.fetch_add(1, Ordering::SeqCst);
+            let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("json");
+            *fence = serde_json::json!({"resource": asked["resource"], "term": asked["term"]});
+        }
+        ok(&fence.to_string())
     }
 }
 

@@ -104,7 +104,6 @@ fn cancelled_uploads_are_not_committed(node: &Node, backend: &Backend) {
 fn a_cancelled_http2_upload_is_not_committed_at_the_leader() {
     let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
     let node = leading(&backend);
-    wait_until("the raise has ended", || backend.closed.load(Ordering::SeqCst) == 1);
     cancelled_uploads_are_not_committed(&node, &backend);
 }
 
@@ -112,7 +111,6 @@ fn a_cancelled_http2_upload_is_not_committed_at_the_leader() {
 fn a_cancelled_http2_upload_is_not_committed_at_a_follower() {
     let backend = Backend::start(|seen| ok(&seen.body.len().to_string()));
     let (_leader, follower) = following(&backend);
-    wait_until("the raise has ended", || backend.closed.load(Ordering::SeqCst) == 1);
     cancelled_uploads_are_not_committed(&follower, &backend);
 }
 
@@ -248,7 +246,7 @@ fn a_peer_whose_content_is_not_as_long_as_declared_spoils_no_connection() {
     });
     assert_eq!(post(leader.address(), "", "hello").body, b"5");
     assert_eq!(backend.seen().len(), 1);
-    assert_eq!(backend.begun.load(Ordering::SeqCst), 2, "the raise and the write that was whole");
+    assert_eq!(backend.begun.load(Ordering::SeqCst), 1, "the write that was whole");
 }
 
 #[test]
@@ -266,5 +264,6 @@ fn a_peer_cannot_pass_on_a_raise_either() {
         let Ok(Answer::Head(head)) = exchange.answers.next().await else { panic!("no head") };
         assert_eq!(head.status, 403);
     });
-    assert_eq!(backend.begun.load(Ordering::SeqCst), 1, "only the leader's own raise");
+    assert_eq!(backend.raises.load(Ordering::SeqCst), 1, "only the leader's own");
+    assert_eq!(backend.begun.load(Ordering::SeqCst), 0);
 }
