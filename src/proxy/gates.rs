@@ -80,11 +80,6 @@ impl GateBoard {
         self.entries.iter().map(status).collect()
     }
 
-    /// Whether every gate of this node is open: what a load balancer asks for.
-    pub fn all_open(&self) -> bool {
-        self.snapshot().iter().all(|resource| resource.gate == "open")
-    }
-
     /// For those who wait for a gate.
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
