@@ -101,7 +101,8 @@ async fn write(
             }
             continue;
         }
-        match timeout(context.limits.answer, context.handle.propose(op.clone())).await {
+        let decided_in = context.handle.leadership().term;
+        match timeout(context.limits.answer, context.handle.propose(decided_in, op.clone())).await {
             Ok(Ok(applied)) => return Ok(Written::Here(applied)),
             // Only this refusal says that nothing is in the log and that another attempt may work.
             Ok(Err(Refused::NotLeader { .. })) => hold.after(leader, Miss::NotLeading).await?,

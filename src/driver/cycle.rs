@@ -178,9 +178,14 @@ impl Cycle {
         self.node.step(now, input);
     }
 
-    /// Proposes `op`, decided in the current term.
-    pub fn propose(&mut self, now: Instant, op: Op, ticket: Ticket) {
-        let command = Command { decided_in: self.node.term(), op };
+    /// Proposes `op`. One that was decided in another term is refused before it is appended: whoever
+    /// decided did not know of this term (P1).
+    pub fn propose(&mut self, now: Instant, decided_in: Term, op: Op, ticket: Ticket) {
+        if decided_in != self.node.term() {
+            let leader = self.node.leadership().leader_elsewhere();
+            return self.output.answers.push((ticket, Answered::Refused(Refused::NotLeader { leader })));
+        }
+        let command = Command { decided_in, op };
         match postcard::to_allocvec(&command) {
             Ok(bytes) => self.feed(now, Input::Propose { ticket, command: Bytes::from(bytes) }),
             // Encoding into memory fails only when memory does; nothing was appended.
@@ -461,7 +466,7 @@ mod tests {
         let output = cycle.step(NOW, Input::Timeout);
         persist(&mut cycle, &output);
         let op = Op::FenceRaised { resource: "r".to_owned(), term: Term(2), node: NodeId(1) };
-        cycle.propose(NOW, op, Ticket(7));
+        cycle.propose(NOW, Term(2), op, Ticket(7));
         let output = cycle.drain(NOW);
         persist(&mut cycle, &output);
         let mut answers = Vec::new();
@@ -470,6 +475,22 @@ mod tests {
             answers = cycle.drain(NOW).answers;
         }
         assert!(matches!(answers[..], [(Ticket(7), Answered::Applied(_))]), "{answers:?}");
+    }
+
+    /// M9, P1: decided as leader of an earlier term.
+    #[test]
+    fn a_command_that_was_decided_in_another_term_is_not_appended() {
+        let mut cycle = restarted_alone(1);
+        let output = cycle.step(NOW, Input::Timeout);
+        persist(&mut cycle, &output);
+        let before = cycle.view().last_log;
+        for decided_in in [Term(1), Term(3)] {
+            let op = Op::FenceRaised { resource: "r".to_owned(), term: Term(1), node: NodeId(1) };
+            cycle.propose(NOW, decided_in, op, Ticket(7));
+            let refused = Answered::Refused(Refused::NotLeader { leader: None });
+            assert_eq!(cycle.drain(NOW).answers, [(Ticket(7), refused)]);
+            assert_eq!(cycle.view().last_log, before);
+        }
     }
 
     fn drained(cycle: &mut Cycle) -> Vec<SnapshotWork> {

@@ -26,6 +26,8 @@ pub const QUEUE_LIMIT: usize = 16_384;
 pub enum Request {
     /// Replicate and apply `op`.
     Propose {
+        /// The term in which it was decided.
+        decided_in: Term,
         /// The operation.
         op: Op,
         /// Where the answer goes.
@@ -163,9 +165,10 @@ impl Handle {
         self.leadership().token_at(now)
     }
 
-    /// Replicates `op`; answers once it is committed and applied. Leader only.
-    pub async fn propose(&self, op: Op) -> Result<Applied, Refused> {
-        self.ask(|reply| Request::Propose { op, reply }).await?
+    /// Replicates `op`; answers once it is committed and applied. Leader only, and only in the term in
+    /// which it was decided (M9, P1): a leader that lost its office meanwhile and won it back decides anew.
+    pub async fn propose(&self, decided_in: Term, op: Op) -> Result<Applied, Refused> {
+        self.ask(|reply| Request::Propose { decided_in, op, reply }).await?
     }
 
     /// Confirms a linearizable read position and waits until it is applied here. Works on any

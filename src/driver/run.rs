@@ -248,9 +248,9 @@ impl Loop {
 
     fn request(&mut self, now: Instant, request: Request) {
         match request {
-            Request::Propose { op, reply } => {
+            Request::Propose { decided_in, op, reply } => {
                 if let Some(ticket) = self.pending.register(Caller::Propose(reply)) {
-                    self.cycle.propose(now, op, ticket);
+                    self.cycle.propose(now, decided_in, op, ticket);
                 }
             }
             Request::Read { reply } => {

@@ -190,7 +190,7 @@ impl Gatekeeper {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             let op = Op::FenceRaised { resource, term, node: handle.node() };
-            if let Err(error) = handle.propose(op).await {
+            if let Err(error) = handle.propose(term, op).await {
                 tracing::debug!(%term, %error, "the raise was not recorded");
             }
         });

@@ -262,7 +262,7 @@ async fn play(shared: Arc<Shared>, id: u64, mut inbox: mpsc::Receiver<Request>) 
 impl Shared {
     fn serve(&self, id: u64, request: Request) {
         match request {
-            Request::Propose { op, reply } => self.propose(id, op, reply),
+            Request::Propose { op, reply, .. } => self.propose(id, op, reply),
             Request::Read { reply } => drop(reply.send(self.read())),
             Request::Transfer { to, reply } => drop(reply.send(self.transfer(id, to))),
             Request::View { reply } => drop(reply.send(self.view(id))),
@@ -287,7 +287,10 @@ impl Shared {
                 let (index, term) = (LogIndex(world.index + 1), Term(world.term));
                 return drop(reply.send(Ok(Applied { index, term, answer })));
             }
-            Proposals::Hang => return world.never.push(Request::Propose { op, reply }),
+            Proposals::Hang => {
+                let decided_in = Term(world.term);
+                return world.never.push(Request::Propose { decided_in, op, reply });
+            }
         }
         world.index += 1;
         let (index, term) = (LogIndex(world.index), Term(world.term));

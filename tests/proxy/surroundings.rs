@@ -295,7 +295,7 @@ impl FakeLoop {
             while let Some(request) = queue.blocking_recv() {
                 let term = seen.borrow().term;
                 match request {
-                    Request::Propose { op, reply } => {
+                    Request::Propose { op, reply, .. } => {
                         ops.lock().expect("not poisoned").push(op);
                         let index = LogIndex(9);
                         let _ =

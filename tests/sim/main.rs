@@ -41,7 +41,7 @@ use std::time::Instant;
 use stats::{Stat, Stats};
 
 /// Seeds of the short run. Enough that every fault fires (asserted), few enough for every change.
-const SHORT_RUN: Range<u64> = 1..601;
+const SHORT_RUN: Range<u64> = 1..3001;
 /// Seeds that are run twice.
 const TWICE: Range<u64> = 1..21;
 

@@ -24,7 +24,7 @@ const LENGTH_BYTES: usize = 4;
 pub enum Turn {
     /// An input of the core.
     Input(Input),
-    /// A command, which the cycle stamps with its term.
+    /// A command, decided in the term that was last published.
     Propose(Op, Ticket),
     /// What the keeper of snapshots has done.
     Snapshot(SnapshotDone),
@@ -147,7 +147,10 @@ impl World {
         self.stats.add(Stat::Steps);
         match turn {
             Turn::Input(input) => process.cycle.feed(now, input),
-            Turn::Propose(op, ticket) => process.cycle.propose(now, op, ticket),
+            Turn::Propose(op, ticket) => {
+                let decided_in = process.leadership.term;
+                process.cycle.propose(now, decided_in, op, ticket);
+            }
             Turn::Snapshot(done) => process.cycle.snapshot_done(now, done),
         }
     }
