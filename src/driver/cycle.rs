@@ -86,7 +86,7 @@ pub enum SnapshotWork {
         /// The membership after it.
         membership: Membership,
         /// A copy of the state machine.
-        machine: Machine,
+        machine: Box<Machine>,
     },
     /// See [`SnapshotEffect::Begin`].
     Begin(Snapshot),
@@ -253,7 +253,7 @@ impl Cycle {
         }
         let Some((last, membership)) = self.node.wants_snapshot() else { return };
         self.taking = true;
-        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let machine = Box::new(self.machine.read().unwrap_or_else(PoisonError::into_inner).clone());
         assert_eq!(machine.applied(), last, "the state machine stands where the core says");
         self.output.snapshots.push(SnapshotWork::Take { last, membership, machine });
     }
@@ -331,9 +331,9 @@ impl Cycle {
     fn release(&mut self, io: IoSeq) {
         assert!(io >= self.durable, "the persistence watermark went back from {} to {io}", self.durable);
         self.durable = io;
-        while let Some((_, id)) = self.settling.pop_front_if(|(write, _)| *write <= io) {
-            self.output.snapshots.push(SnapshotWork::Settled(id));
-        }
+        let settled = self.settling.iter().take_while(|(write, _)| *write <= io).count();
+        let settled = self.settling.drain(..settled).map(|(_, id)| SnapshotWork::Settled(id));
+        self.output.snapshots.extend(settled);
         for (after, message) in std::mem::take(&mut self.held) {
             self.send(message, Some(after));
         }
