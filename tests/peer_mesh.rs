@@ -123,7 +123,13 @@ fn append(from: u64, to: u64, bytes: usize) -> Message {
     message(
         from,
         to,
-        Body::AppendEntries(AppendEntries { prev_log, entries, leader_commit: LogIndex::ZERO, beat }),
+        Body::AppendEntries(AppendEntries {
+            prev_log,
+            entries,
+            leader_commit: LogIndex::ZERO,
+            beat,
+            known: Vec::new(),
+        }),
     )
 }
 

@@ -179,6 +179,7 @@ impl World {
                 }
                 Effect::Apply(entries) => self.apply(id, &entries),
                 Effect::Reply { ticket, outcome } => self.reply(ticket, outcome),
+                Effect::Event(Event::Disowned { by }) => panic!("seed {}: disowned by {by}", self.seed),
                 Effect::Event(Event::LostData { claimed }) => panic!("seed {}: lost {claimed}", self.seed),
                 Effect::Event(_) => {}
                 Effect::Snapshot(_) => unreachable!("nobody takes snapshots here"),

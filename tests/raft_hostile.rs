@@ -50,7 +50,13 @@ fn body() -> BoxedStrategy<Body> {
     });
     let append = (log_id(), proptest::collection::vec(entry(), 0..4), number(), beat()).prop_map(
         |(prev_log, entries, commit, beat)| {
-            Body::AppendEntries(AppendEntries { prev_log, entries, leader_commit: LogIndex(commit), beat })
+            Body::AppendEntries(AppendEntries {
+                prev_log,
+                entries,
+                leader_commit: LogIndex(commit),
+                beat,
+                known: Vec::new(),
+            })
         },
     );
     let result = prop_oneof![
@@ -158,7 +164,13 @@ proptest! {
 fn heartbeat(from: u64, term: u64) -> Message {
     let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
     let prev_log = LogId::ZERO;
-    let append = AppendEntries { prev_log, entries: Vec::new(), leader_commit: LogIndex::ZERO, beat };
+    let append = AppendEntries {
+        prev_log,
+        entries: Vec::new(),
+        leader_commit: LogIndex::ZERO,
+        beat,
+        known: Vec::new(),
+    };
     Message {
         from: NodeId(from),
         to: NodeId(1),

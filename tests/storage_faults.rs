@@ -50,7 +50,7 @@ fn workload() -> Vec<Persist> {
         let mut write = |hard_state, truncate_from: Option<u64>, append| {
             let io = IoSeq(writes.len() as u64 + 1);
             let truncate_from = truncate_from.map(LogIndex);
-            writes.push(Persist { io, hard_state, compact: None, truncate_from, append });
+            writes.push(Persist { io, hard_state, pins: Vec::new(), compact: None, truncate_from, append });
         };
         write(vote(None), None, vec![]);
         write(vote(Some(term % 3 + 1)), None, vec![]);
@@ -68,7 +68,14 @@ fn workload() -> Vec<Persist> {
             let snapshot = Snapshot { id, size: 1, membership: identity().membership };
             let compact = Some(Compaction { snapshot, base: last, keeps_tail });
             let io = IoSeq(writes.len() as u64 + 1);
-            writes.push(Persist { io, hard_state: None, compact, truncate_from: None, append: vec![] });
+            writes.push(Persist {
+                io,
+                hard_state: None,
+                pins: Vec::new(),
+                compact,
+                truncate_from: None,
+                append: vec![],
+            });
         }
     }
     writes
@@ -246,6 +253,7 @@ fn an_acknowledged_commit_that_was_damaged_is_not_rolled_back() {
     let append = |i| Persist {
         io: IoSeq(i),
         hard_state: Some(term),
+        pins: Vec::new(),
         compact: None,
         truncate_from: None,
         append: vec![entry(i, 1, 200)],

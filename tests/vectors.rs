@@ -52,8 +52,13 @@ fn messages() -> Vec<(&'static str, Message)> {
         entry(18, Payload::Membership(Membership::of_voters([NodeId(1), NodeId(2), NodeId(3)]))),
         entry(19, Payload::Command(Bytes::from_static(b"put"))),
     ];
-    let append =
-        |entries| AppendEntries { prev_log: at(299, 16), entries, leader_commit: LogIndex(15), beat: beat() };
+    let append = |entries| AppendEntries {
+        prev_log: at(299, 16),
+        entries,
+        leader_commit: LogIndex(15),
+        beat: beat(),
+        known: vec![(NodeId(3), 0x99)],
+    };
     let response = |result| AppendEntriesResponse {
         beat: beat(),
         result,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 
-use crate::ids::LogId;
+use crate::ids::{LogId, NodeId};
 use crate::storage::StorageError;
 use crate::transport::socket::TransportError;
 
@@ -23,9 +23,16 @@ pub enum Fatal {
     /// The leader knows entries as committed that this node acknowledged and no longer has.
     #[error(
         "this node lost entries that it had acknowledged (the leader has {0} committed): its disk did not \
-         keep what it flushed; replace the disk, wipe the data directory and add the node again"
+         keep what it flushed; stop using that disk, and put a copy of the data directory back that has them"
     )]
     LostData(LogId),
+    /// The others know this node by another data directory.
+    #[error(
+        "node {0} knows this node by another data directory than this one, which is new or was emptied: what \
+         this node had promised and acknowledged is gone with the old one, so it takes no part; put the old \
+         directory back (a new one under the same id can't be let in)"
+    )]
+    Disowned(NodeId),
     /// An invariant of this program does not hold. A node that would go on without its loop would
     /// look alive, with the last picture of who leads.
     #[error("an invariant of this program is broken, so this node stops: {0}; please report it")]

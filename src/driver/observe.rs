@@ -93,6 +93,7 @@ impl Observer {
                 self.metrics.refuse("message", format!("{reason:?}"));
             }
             Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
+            Event::Disowned { by } => return Err(Fatal::Disowned(*by)),
         }
         Ok(())
     }

@@ -106,6 +106,10 @@ pub(super) struct Core {
     pub disk_stalled: bool,
     /// The newest life seen of each member.
     pub lives: BTreeMap<NodeId, Life>,
+    /// The incarnation that each member was first heard with, in any life of this node.
+    pub pinned: BTreeMap<NodeId, u64>,
+    /// Those of them that the next write takes along.
+    unwritten_pins: Vec<(NodeId, u64)>,
     /// The newest snapshot of this node's own state, or installed here.
     pub snapshot: Option<Snapshot>,
     /// Bytes of the entries that were committed since it was taken.
@@ -142,6 +146,8 @@ impl Core {
             promised: Promised { until: now, to: None, hold_until: now + hold },
             disk_stalled: false,
             lives: BTreeMap::new(),
+            pinned: boot.durable.pinned,
+            unwritten_pins: Vec::new(),
             departure: None,
             effects: VecDeque::new(),
             rng: Rng(seed ^ config.id.0.rotate_left(32)),
@@ -270,6 +276,7 @@ impl Core {
         Persist {
             io: self.io.next(),
             hard_state: None,
+            pins: Vec::new(),
             compact: None,
             truncate_from: None,
             append: Vec::new(),
@@ -277,11 +284,13 @@ impl Core {
     }
 
     /// Queues a write; joins the one that was queued last while nothing has come after it.
-    fn persist(&mut self, write: Persist) -> IoSeq {
+    fn persist(&mut self, mut write: Persist) -> IoSeq {
+        write.pins = std::mem::take(&mut self.unwritten_pins);
         if let Some(Effect::Persist(last)) = self.effects.back_mut()
             && write.truncate_from.is_none()
             && write.compact.is_none()
         {
+            last.pins.extend(write.pins);
             last.hard_state = write.hard_state.or(last.hard_state);
             last.append.extend(write.append);
             return last.io;
@@ -289,6 +298,24 @@ impl Core {
         self.io = write.io;
         self.effects.push_back(Effect::Persist(write));
         self.io
+    }
+
+    /// V8: a member speaks from `incarnation`. False when it was known by another one: that data directory is
+    /// gone, and with it the votes, promises and entries that this member has given its word for. What is
+    /// new is kept with the next write: before it, nothing rests on it.
+    pub fn recognises(&mut self, member: NodeId, incarnation: u64) -> bool {
+        let known = *self.pinned.entry(member).or_insert_with(|| {
+            self.unwritten_pins.push((member, incarnation));
+            incarnation
+        });
+        known == incarnation
+    }
+
+    /// V8, by the word of a leader. What this node has heard itself stands.
+    pub fn heard_of(&mut self, member: NodeId, incarnation: u64) {
+        if member != self.id() && self.membership().members().contains(&member) {
+            self.recognises(member, incarnation);
+        }
     }
 
     /// A completion: a watermark, so an older one that comes late changes nothing (C12).

@@ -241,6 +241,12 @@ pub enum Event {
         /// Why.
         reason: DropReason,
     },
+    /// Another member knows this node by another data directory (V8): what this node had promised and
+    /// acknowledged is gone. The driver ends the process with this as its reason.
+    Disowned {
+        /// Who says so.
+        by: NodeId,
+    },
     /// A leader claims a commit beyond what this node once acknowledged: this node lost data (C14).
     /// The driver ends the process with this as its reason.
     LostData {
@@ -260,6 +266,8 @@ pub enum DropReason {
     StaleTerm,
     /// Of an earlier life of the sender.
     StaleLife,
+    /// Of another data directory than the sender is known by (V8).
+    UnknownIncarnation,
     /// Of another replication session.
     StaleSession,
     /// It contradicts the protocol, such as entries that are not contiguous.

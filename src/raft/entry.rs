@@ -1,6 +1,6 @@
 //! What is kept: log entries, the hard state and the membership.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -136,6 +136,8 @@ pub struct Persist {
     pub io: crate::ids::IoSeq,
     /// The new hard state, when it changed.
     pub hard_state: Option<HardState>,
+    /// Members whose data directory this node has seen for the first time, by its incarnation (V8).
+    pub pins: Vec<(NodeId, u64)>,
     /// Begin the log later, before anything else is done to it.
     pub compact: Option<Compaction>,
     /// Remove this entry and all after it, before `append`.
@@ -149,6 +151,8 @@ pub struct Persist {
 pub struct Durable {
     /// The last hard state.
     pub hard_state: HardState,
+    /// The incarnation that each member was first heard with (V8).
+    pub pinned: BTreeMap<NodeId, u64>,
     /// What the state machine begins with, once the log was compacted.
     pub snapshot: Option<Snapshot>,
     /// The membership in force where a start begins: of the snapshot, or the first configuration's.

@@ -37,6 +37,9 @@ impl Follower {
             return core.dropped(from, DropReason::Malformed);
         }
         self.hear(core, from, session);
+        for (member, incarnation) in &append.known {
+            core.heard_of(*member, *incarnation);
+        }
         match match_entries(core, append) {
             Fit::Accepted(match_index) => {
                 // Not beyond what is known to be the leader's: the own tail may diverge (M16).

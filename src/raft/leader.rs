@@ -120,7 +120,7 @@ impl Leader {
             let last = entries.last().map_or(prev_log.index, |entry| entry.id.index);
             peer.commit_told = peer.commit_told.max(core.commit_index.min(last));
             let leader_commit = core.commit_index;
-            let append = AppendEntries { prev_log, entries, leader_commit, beat };
+            let append = AppendEntries { prev_log, entries, leader_commit, beat, known: Vec::new() };
             core.send(to, peer.session, Body::AppendEntries(append), IoSeq::ZERO);
         }
         if let Some(snapshot) = peer.next_offer(&core.log, core.snapshot.as_ref()) {
@@ -354,7 +354,9 @@ impl Leader {
 fn send_beat(core: &mut Core, to: NodeId, peer: &mut Progress, beat: Beat) {
     peer.commit_told = peer.commit_told.max(core.commit_index.min(peer.match_index));
     let prev_log = peer.known_match(&core.log);
-    let append = AppendEntries { prev_log, entries: Vec::new(), leader_commit: core.commit_index, beat };
+    let known = core.pinned.iter().map(|(member, incarnation)| (*member, *incarnation)).collect();
+    let (entries, leader_commit) = (Vec::new(), core.commit_index);
+    let append = AppendEntries { prev_log, entries, leader_commit, beat, known };
     core.send(to, peer.session, Body::AppendEntries(append), IoSeq::ZERO);
 }
 

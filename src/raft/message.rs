@@ -105,6 +105,9 @@ pub enum VoteRefusal {
     Promised,
     /// The voter's disk is stalled, or it is not a voter that may answer.
     Unfit,
+    /// The voter knows the asker by another data directory (V8). Also said without being asked, to a member
+    /// that answers from a directory which nobody knows.
+    UnknownIncarnation,
 }
 
 /// Replicates entries; without entries it is the heartbeat.
@@ -118,6 +121,9 @@ pub struct AppendEntries {
     pub leader_commit: LogIndex,
     /// What the response must echo.
     pub beat: Beat,
+    /// In a heartbeat: by which incarnation the leader knows each member (V8). Followers hardly talk to each
+    /// other, and must know whose vote to refuse when the leader is gone.
+    pub known: Vec<(NodeId, u64)>,
 }
 
 /// Marks when a leader sent something and which reads wait for an answer to it.

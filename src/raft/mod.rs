@@ -68,9 +68,9 @@
 //!   log is cut, and every count is made in both halves of a joint one; but nothing proposes one.
 //!   When something does: the leader must open sessions with new members, a node must hear a
 //!   leader it does not know yet, and M1, M5, M8 and M10 need their code.
-//! - *Binding a directory to its member* (V8). A member's new, empty data directory is taken as a new
-//!   life. It has forgotten its votes; until membership change can exclude it, the operator must not
-//!   give an old name to an empty disk while the cluster runs.
+//! - *A new data directory under an old name* (V8). Each node remembers the incarnation that it first heard
+//!   of each member, and takes no other; a node that is told so ends. To take part again it must be added
+//!   anew, which needs membership change.
 //! - *Byzantine peers*. Claims that contradict the protocol are dropped and never obeyed, but a member
 //!   that lies consistently about its log or its promises is believed; one that claims this node had
 //!   acknowledged what it does not hold ends this node (C14).

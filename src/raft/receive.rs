@@ -9,7 +9,7 @@
 //!
 //! Nothing here can fail on what a peer claims; whatever is wrong becomes a counted drop.
 
-use crate::ids::{IoSeq, Life, LogId, NodeId, Session, Term};
+use crate::ids::{Campaign, IoSeq, Life, LogId, NodeId, Session, Term};
 use crate::lease::Lease;
 use crate::raft::core::Core;
 use crate::raft::effect::{Cause, DropReason, Effect, Event, SnapshotEffect};
@@ -17,7 +17,7 @@ use crate::raft::election::judge;
 use crate::raft::follower::respond;
 use crate::raft::leader::answer_read;
 use crate::raft::message::{
-    AppendResult, Body, Message, RequestVote, RequestVoteResponse, TimeoutNow, VoteRefusal,
+    AppendResult, Ballot, Body, Message, RequestVote, RequestVoteResponse, TimeoutNow, VoteRefusal,
 };
 use crate::raft::node::{Node, Role};
 use crate::raft::read_index::Reader;
@@ -68,6 +68,10 @@ impl Node {
         }
         if !is_plausible(message) || message.term.0.saturating_sub(core.term().0) > HIGHEST_TERM_JUMP {
             return Err(DropReason::Malformed);
+        }
+        if !core.recognises(message.from, message.life.incarnation) {
+            disown(core, message);
+            return Err(DropReason::UnknownIncarnation);
         }
         match note_life(core, message.from, message.life) {
             Seen::Past => return Err(DropReason::StaleLife),
@@ -122,6 +126,9 @@ impl Node {
     }
 
     fn on_vote_response(&mut self, message: &Message, response: &RequestVoteResponse) {
+        if response.refusal == Some(VoteRefusal::UnknownIncarnation) {
+            return self.core.event(Event::Disowned { by: message.from });
+        }
         // A granted pre-vote may come from the very term that is asked about; any other higher term
         // ends this round, and is adopted, so that the next one asks in a term that can win (M6).
         let granted_pre_vote = response.ballot.pre_vote && response.vote_granted;
@@ -243,17 +250,28 @@ fn is_plausible(message: &Message) -> bool {
 /// Bytes of a snapshot that is believed: many times what the registry may hold.
 const LARGEST_SNAPSHOT: u64 = 16 * 1024 * 1024 * 1024;
 
+/// Tells a member that it speaks from a data directory which nobody knows; not in answer to being told so.
+fn disown(core: &mut Core, message: &Message) {
+    let ballot = match &message.body {
+        Body::RequestVoteResponse(_) => return,
+        Body::RequestVote(request) => request.ballot,
+        _ => Ballot { campaign: Campaign::ZERO, pre_vote: true },
+    };
+    let refusal = Some(VoteRefusal::UnknownIncarnation);
+    let response = RequestVoteResponse { ballot, vote_granted: false, refusal };
+    core.send(message.from, Session::ZERO, Body::RequestVoteResponse(response), IoSeq::ZERO);
+}
+
 enum Seen {
     Past,
     Same,
     New,
 }
 
-/// Remembers the newest life of each member; what an earlier one said is late (E3, T1). Another
-/// incarnation is another disk: it can't be ordered, so the one that speaks is taken as present.
+/// Remembers the newest life of each member; what an earlier one said is late (E3, T1).
 fn note_life(core: &mut Core, from: NodeId, life: Life) -> Seen {
     match core.lives.insert(from, life) {
-        Some(known) if known.incarnation == life.incarnation && known.boot > life.boot => {
+        Some(known) if known.boot > life.boot => {
             core.lives.insert(from, known);
             Seen::Past
         }

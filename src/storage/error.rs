@@ -90,8 +90,9 @@ pub enum StorageError {
     /// What is on disk is not what was written. Never repaired by guessing: a cut log or an older
     /// vote would break promises already made to others (S4).
     #[error(
-        "data directory {place} is damaged: {detail}; nothing was changed; keep a copy of it, remove this node \
-         from the cluster, and add it again with an empty data directory"
+        "data directory {place} is damaged: {detail}; nothing was changed; keep a copy of it, and put \
+         an undamaged copy of this node's directory in its place; an empty one is refused by the other nodes, because \
+         what this node had promised and acknowledged would be gone"
     )]
     Corrupt {
         /// The data directory.

@@ -17,6 +17,9 @@ pub(super) const RAFT: TableDefinition<&str, &[u8]> = TableDefinition::new("raft
 /// The log: index to entry.
 pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 
+/// Members and the incarnation each was first heard with: node to a sealed number.
+pub(super) const PEERS: TableDefinition<u64, &[u8]> = TableDefinition::new("peers");
+
 /// In `meta`: [`Format`]. The only record whose body every version can read.
 pub(super) const KEY_FORMAT: &str = "format";
 /// In `meta`: [`Owner`].

@@ -2,6 +2,8 @@
 //!
 //! A refused start changes no record, so that it can be tried again after the mend.
 
+use std::collections::BTreeMap;
+
 use redb::{Database, ReadableTable, Table, TableHandle, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,16 +11,16 @@ use serde::de::DeserializeOwned;
 use super::error::{Place, StorageError};
 use super::format::{
     self, Bounds, FORMAT, Format, KEY_BOUNDS, KEY_FORMAT, KEY_HARD_STATE, KEY_LIVES, KEY_MEMBERSHIP,
-    KEY_OWNER, KEY_SNAPSHOT, LOG, Lives, META, Owner, RAFT,
+    KEY_OWNER, KEY_SNAPSHOT, LOG, Lives, META, Owner, PEERS, RAFT,
 };
 use super::{Identity, Opened, Start};
-use crate::ids::{Life, LogId};
+use crate::ids::{Life, LogId, NodeId};
 use crate::raft::entry::{Durable, Entry, HardState, Membership, Snapshot};
 use crate::time::Duration;
 
 /// A table whose records have names.
 type Named<'txn> = Table<'txn, &'static str, &'static [u8]>;
-/// The table of the log.
+/// A table whose records have numbers: the log, and the peers.
 type Log<'txn> = Table<'txn, u64, &'static [u8]>;
 
 /// Reads what earlier lives left, or lays the ground for the first, and makes this life durable.
@@ -33,11 +35,13 @@ pub(super) fn start_life(db: &Database, place: &Place, start: &Start<'_>) -> Res
         let mut meta = txn.open_table(META).map_err(open)?;
         let mut raft = txn.open_table(RAFT).map_err(open)?;
         let log = txn.open_table(LOG).map_err(open)?;
+        let peers = txn.open_table(PEERS).map_err(open)?;
         if fresh {
             lay_ground(&mut meta, &mut raft, start, place)?;
         }
         let owner = check_owner(&meta, start.identity, place)?;
-        let durable = read_durable(&raft, &log, place)?;
+        let pinned = read_peers(&peers, place)?;
+        let durable = Durable { pinned, ..read_durable(&raft, &log, place)? };
         let (boot, promised) = next_life(&mut meta, start.promise, place)?;
         Opened { durable, life: Life { incarnation: owner.incarnation, boot }, promised }
     };
@@ -56,7 +60,7 @@ fn is_fresh(txn: &WriteTransaction, place: &Place) -> Result<bool, StorageError>
         // First of all: a later format may have other tables.
         check_format(&txn.open_table(META).map_err(|e| place.redb("opening its tables", e))?, place)?;
     }
-    for ours in [META.name(), RAFT.name(), LOG.name()] {
+    for ours in [META.name(), RAFT.name(), LOG.name(), PEERS.name()] {
         if !names.iter().any(|name| name == ours) {
             return Err(place.foreign(format!("it has tables {names:?} and no table {ours:?}")));
         }
@@ -154,7 +158,20 @@ fn read_durable(raft: &Named<'_>, log: &Log<'_>, place: &Place) -> Result<Durabl
         return Err(place.corrupt(detail));
     }
     let membership = snapshot.as_ref().map_or(first, |snapshot| snapshot.membership.clone());
-    Ok(Durable { hard_state, snapshot, membership, base: bounds.base, log })
+    Ok(Durable { hard_state, snapshot, membership, base: bounds.base, log, ..Durable::default() })
+}
+
+/// ST-13: which incarnation each member was first heard with.
+fn read_peers(peers: &Log<'_>, place: &Place) -> Result<BTreeMap<NodeId, u64>, StorageError> {
+    let mut pinned = BTreeMap::new();
+    for item in peers.iter().map_err(|e| place.redb("reading its peers", e))? {
+        let (key, record) = item.map_err(|e| place.redb("reading its peers", e))?;
+        let key = key.value();
+        let incarnation = format::decode(&key.to_le_bytes(), record.value());
+        let incarnation = incarnation.map_err(|why| place.corrupt(format!("peer {key}: {why}")))?;
+        pinned.insert(NodeId(key), incarnation);
+    }
+    Ok(pinned)
 }
 
 /// ST-6: every entry is there, once, sound, in order, and the log ends where it was left. What lies

@@ -61,7 +61,7 @@ pub use error::StorageError;
 pub use writer::Writer;
 
 use error::Place;
-use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, KEY_SNAPSHOT, LOG, RAFT};
+use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, KEY_SNAPSHOT, LOG, PEERS, RAFT};
 
 use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
 use crate::raft::entry::{Compaction, Durable, Entry, HardState, Membership, Persist};
@@ -222,6 +222,7 @@ impl Store {
             let mut raft = txn.open_table(RAFT).map_err(|e| self.place.redb("opening its state", e))?;
             for persist in batch {
                 tip = self.apply(&mut log, tip, persist)?;
+                self.pin(&txn, &persist.pins)?;
                 if let Some(compaction) = &persist.compact {
                     load::put(&mut raft, KEY_SNAPSHOT, &Some(&compaction.snapshot), &self.place)?;
                 }
@@ -261,6 +262,24 @@ impl Store {
             tip.bounds.last = entry.id;
         }
         Ok(tip)
+    }
+
+    /// ST-13: what is first heard of a member stays.
+    fn pin(&self, txn: &WriteTransaction, pins: &[(NodeId, u64)]) -> Result<(), StorageError> {
+        if pins.is_empty() {
+            return Ok(());
+        }
+        let mut peers = txn.open_table(PEERS).map_err(|e| self.place.redb("opening its peers", e))?;
+        for (node, incarnation) in pins {
+            let key = node.0;
+            let record = format::encode(&key.to_le_bytes(), incarnation).map_err(|e| self.place.misuse(e))?;
+            let earlier =
+                peers.insert(key, record.as_slice()).map_err(|e| self.place.redb("noting a peer", e))?;
+            if earlier.is_some() {
+                return Err(self.place.misuse(format!("node {node} was known already")));
+            }
+        }
+        Ok(())
     }
 
     /// ST-11: the log begins later. Its entries stay, to be cleared, unless they would be taken for the

@@ -39,7 +39,14 @@ fn voted(term: u64, vote: Option<u64>) -> HardState {
 }
 
 fn persist(io: u64, hard: Option<HardState>, truncate: Option<u64>, append: Vec<Entry>) -> Persist {
-    Persist { io: IoSeq(io), hard_state: hard, compact: None, truncate_from: truncate.map(LogIndex), append }
+    Persist {
+        io: IoSeq(io),
+        hard_state: hard,
+        pins: Vec::new(),
+        compact: None,
+        truncate_from: truncate.map(LogIndex),
+        append,
+    }
 }
 
 /// A directory with a vote and three entries.
@@ -210,6 +217,7 @@ fn refuses_a_data_file_that_lost_all_its_tables() {
         txn.delete_table(META).unwrap();
         txn.delete_table(RAFT).unwrap();
         txn.delete_table(LOG).unwrap();
+        txn.delete_table(PEERS).unwrap();
     });
     let error = refusal(&dir);
     assert!(error.contains("holds nothing"), "{error}");
@@ -242,7 +250,7 @@ fn refuses_an_entry_whose_bytes_changed() {
     });
     let error = refusal(&dir);
     assert!(error.contains("log entry 2: its checksum does not match"), "{error}");
-    assert!(error.contains("add it again with an empty data directory"), "names the mend: {error}");
+    assert!(error.contains("put an undamaged copy"), "names the mend: {error}");
 }
 
 #[test]
@@ -347,6 +355,24 @@ fn snapshot(index: u64, term: u64) -> Snapshot {
 fn compact(io: u64, snapshot: Snapshot, base: (u64, u64), keeps_tail: bool) -> Persist {
     let base = LogId::new(Term(base.1), LogIndex(base.0));
     Persist { compact: Some(Compaction { snapshot, base, keeps_tail }), ..persist(io, None, None, vec![]) }
+}
+
+/// ST-13.
+#[test]
+fn remembers_by_which_incarnation_each_member_was_first_heard() {
+    let dir = filled();
+    let (mut store, opened) = open(&dir).unwrap();
+    assert!(opened.durable.pinned.is_empty());
+    let pins = |io, pins: &[(u64, u64)]| Persist {
+        pins: pins.iter().map(|(node, incarnation)| (NodeId(*node), *incarnation)).collect(),
+        ..persist(io, None, None, vec![])
+    };
+    store.write(&[pins(1, &[(2, 77)]), pins(2, &[(3, 88)])]).unwrap();
+    drop(store);
+    let (mut store, opened) = open(&dir).unwrap();
+    assert_eq!(opened.durable.pinned, [(NodeId(2), 77), (NodeId(3), 88)].into());
+    let error = store.write(&[pins(1, &[(2, 99)])]).unwrap_err();
+    assert!(matches!(error, StorageError::Misuse { .. }), "{error}");
 }
 
 /// ST-11.
@@ -460,7 +486,7 @@ fn opening_leaves_a_database_that_redb_calls_sound() {
     let dir = filled();
     let mut db = Database::open(dir.path().join(FILE_NAME)).unwrap();
     assert!(db.check_integrity().unwrap());
-    assert_eq!(db.begin_read().unwrap().list_tables().unwrap().count(), 3);
+    assert_eq!(db.begin_read().unwrap().list_tables().unwrap().count(), 4);
 }
 
 /// The vectors of `proto-spec/storage.md`: name, key, record.

@@ -122,7 +122,13 @@ mod tests {
         let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
         let entries = vec![entry; 10_000];
         let (prev_log, leader_commit) = (LogId::ZERO, LogIndex::ZERO);
-        let append = message(Body::AppendEntries(AppendEntries { prev_log, entries, leader_commit, beat }));
+        let append = message(Body::AppendEntries(AppendEntries {
+            prev_log,
+            entries,
+            leader_commit,
+            beat,
+            known: Vec::new(),
+        }));
         let (inbound, _arrivals) = channel(100, 64 * 1024);
         assert!(inbound.push(append, 1).await);
         assert!(inbound.push(small(), 1).now_or_never().is_none(), "its memory was not counted");

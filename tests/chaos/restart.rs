@@ -111,6 +111,20 @@ fn refuses_the_data_directory_of_another_cluster() {
 }
 
 #[test]
+fn a_node_with_an_emptied_data_directory_is_refused_and_says_why() {
+    let _machine = machine();
+    let mut cluster = Cluster::start(Plan::new(3));
+    let leader = cluster.leader().id;
+    let emptied = cluster.ids().into_iter().find(|id| *id != leader).expect("there are followers");
+    let put = |cluster: &Cluster| cluster.api(leader, "PUT", "/registry/keys/k", b"v").map(|a| a.status);
+    assert!(matches!(put(&cluster), Ok(201)), "a write before");
+    cluster.kill_node(emptied);
+    std::fs::remove_dir_all(cluster.at(emptied).data_dir()).expect("the directory can be removed");
+    expect_refusal(&cluster, emptied, "another data directory");
+    assert!(matches!(put(&cluster), Ok(204)), "the others go on");
+}
+
+#[test]
 fn refuses_the_data_directory_of_a_later_format() {
     let _machine = machine();
     let mut cluster = Cluster::start(Plan::new(1));

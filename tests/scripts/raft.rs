@@ -530,6 +530,7 @@ fn show_event(event: &Event) -> String {
         Event::RoleChanged { role, term, cause } => format!("* {} in term {term}: {cause:?}", role.name()),
         Event::VoteRefused { candidate, refusal } => format!("* refuses {candidate}: {refusal:?}"),
         Event::Dropped { from, reason } => format!("* drops a message of {from}: {reason:?}"),
+        Event::Disowned { by } => format!("* is disowned by {by}"),
         Event::LostData { claimed } => format!("* lost data: {claimed} was acknowledged"),
     }
 }

@@ -287,6 +287,10 @@ impl World {
                 }
                 Stat::MessagesStale
             }
+            CoreEvent::Disowned { by } => {
+                self.checker.fail(format!("node {by} disowns node {}; no disk was replaced", node + 1));
+                return;
+            }
             CoreEvent::LostData { claimed } => {
                 self.checker.fail(format!("node {} says it lost {claimed}; no disk lost anything", node + 1));
                 return;
