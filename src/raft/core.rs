@@ -247,7 +247,9 @@ impl Core {
     pub fn install(&mut self, snapshot: Snapshot) {
         let last = snapshot.id.last;
         assert!(last.index > self.commit_index, "what is committed is never replaced (N3, N5)");
-        let keeps_tail = self.log.holds(last) && last.index <= self.log.durable_index();
+        // Also when the disk still owes some of it: the tail may have been acknowledged in messages that wait
+        // for those writes, which come before this one.
+        let keeps_tail = self.log.holds(last);
         let compact = Some(Compaction { snapshot: snapshot.clone(), base: last, keeps_tail });
         let io = self.persist(Persist { compact, ..self.write() });
         if keeps_tail {
