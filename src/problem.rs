@@ -133,6 +133,8 @@ kinds! {
     PreconditionFailed = "precondition-failed", PRECONDITION_FAILED, NOT_APPLIED, "The condition does not hold";
     /// Leadership stays where it is.
     TransferRefused = "transfer-refused", CONFLICT, NOT_APPLIED, "Leadership was not transferred";
+    /// The membership stays as it is.
+    MembershipRefused = "membership-refused", CONFLICT, NOT_APPLIED, "The membership was not changed";
     /// A limit of the registry would be exceeded.
     LimitExceeded = "limit-exceeded", INSUFFICIENT_STORAGE, NOT_APPLIED, "A limit would be exceeded";
     /// The node is not ready.

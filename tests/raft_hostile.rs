@@ -192,10 +192,27 @@ fn dropped(from: u64, reason: DropReason) -> Vec<Effect> {
     vec![Effect::Event(Event::Dropped { from: NodeId(from), reason })]
 }
 
-/// E1, V8, M8.
+/// E1, V8, M8: also with a higher term nothing is learnt from it.
 #[test]
-fn nobody_outside_the_membership_is_heard() {
-    assert_eq!(reaction(heartbeat(9, 1)), dropped(9, DropReason::NotAMember));
+fn answers_and_questions_from_outside_the_membership_are_not_heard() {
+    let ballot = Ballot { campaign: Campaign(1), pre_vote: false };
+    let granted = RequestVoteResponse { ballot, vote_granted: true, refusal: None };
+    let bodies = [Body::RequestVoteResponse(granted), Body::ReadIndex(ReadIndex { id: 1 })];
+    for body in bodies {
+        let message = Message { body, ..heartbeat(9, 7) };
+        assert_eq!(reaction(message), dropped(9, DropReason::NotAMember));
+    }
+}
+
+/// E1: this node's own membership may be the one that is out of date.
+#[test]
+fn a_leader_from_outside_the_membership_is_heard() {
+    let effects = reaction(heartbeat(9, 1));
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send { message, .. } if message.to == NodeId(9)))
+    );
 }
 
 #[test]
@@ -262,6 +279,12 @@ fn a_vote_asked_for_again_is_judged_again_by_the_log() {
 }
 
 /// V9.
+/// MC-9.
+#[test]
+fn a_node_that_knows_no_voters_gives_no_vote() {
+    assert!(!grants(Membership::default(), LogId::new(Term(1), LogIndex(9))));
+}
+
 #[test]
 fn a_node_that_thinks_itself_a_learner_still_votes() {
     let learner =

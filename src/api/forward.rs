@@ -153,6 +153,7 @@ pub(super) fn refused_write(refused: &Refused) -> Problem {
         Refused::NotLeader { .. } => {
             Problem::new(Kind::NoLeader, refused.to_string()).retry_after(RETRY_AFTER)
         }
+        Refused::Reconfigure(_) => Problem::new(Kind::MembershipRefused, refused.to_string()),
         Refused::Transfer(_) => Problem::new(Kind::TransferRefused, refused.to_string()),
     }
 }

@@ -137,6 +137,8 @@ pub enum Answered {
     Read(ReadPoint),
     /// Leadership moved.
     Transferred(Transferred),
+    /// A change of membership is complete, with this entry.
+    Reconfigured(LogId),
     /// It was not served.
     Refused(Refused),
 }
@@ -391,6 +393,8 @@ impl Cycle {
                 Answered::Transferred(Transferred { from_term: from_term.unwrap_or_default(), to, term })
             }
             Outcome::TransferRefused(why) => Answered::Refused(Refused::Transfer(why)),
+            Outcome::Reconfigured(at) => Answered::Reconfigured(at),
+            Outcome::ReconfigureRefused(why) => Answered::Refused(Refused::Reconfigure(why)),
         };
         self.output.answers.push((ticket, answered));
     }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
 
-use crate::ids::{LogId, NodeId};
+use crate::ids::{LogId, LogIndex, NodeId};
 use crate::storage::StorageError;
 use crate::transport::socket::TransportError;
 
@@ -30,9 +30,15 @@ pub enum Fatal {
     #[error(
         "node {0} knows this node by another data directory than this one, which is new or was emptied: what \
          this node had promised and acknowledged is gone with the old one, so it takes no part; put the old \
-         directory back (a new one under the same id can't be let in)"
+         directory back, or remove the member and add it again with `termgate member`"
     )]
     Disowned(NodeId),
+    /// The membership does not name this node.
+    #[error(
+        "this node is no member of the cluster: the membership of log entry {0} does not name it, so it was \
+         removed; to take part again it must be added with `termgate member add`"
+    )]
+    Removed(LogIndex),
     /// An invariant of this program does not hold. A node that would go on without its loop would
     /// look alive, with the last picture of who leads.
     #[error("an invariant of this program is broken, so this node stops: {0}; please report it")]

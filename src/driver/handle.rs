@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::fencing::leadership::Leadership;
-use crate::ids::{LogIndex, NodeId, Term};
-use crate::raft::effect::TransferRefusal;
+use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::raft::effect::{Change, ReconfigureRefusal, TransferRefusal};
 use crate::raft::view::View;
 use crate::registry::command::{Answer, Op};
 use crate::registry::machine::Machine;
@@ -44,6 +44,13 @@ pub enum Request {
         to: Option<NodeId>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Transferred, Refused>>,
+    },
+    /// Change who takes part.
+    Reconfigure {
+        /// What is to be different.
+        change: Change,
+        /// Where the answer goes: the entry that completed it.
+        reply: oneshot::Sender<Result<LogId, Refused>>,
     },
     /// A detailed view of the core.
     View {
@@ -101,6 +108,9 @@ pub enum Refused {
     /// Transfer was refused, or timed out.
     #[error("leadership was not transferred: {0:?}")]
     Transfer(TransferRefusal),
+    /// The membership stayed as it was.
+    #[error("the membership was not changed: {0}")]
+    Reconfigure(ReconfigureRefusal),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Closed,
@@ -180,6 +190,11 @@ impl Handle {
     /// Transfers leadership. Leader only.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<Transferred, Refused> {
         self.ask(|reply| Request::Transfer { to, reply }).await?
+    }
+
+    /// Changes who takes part, and answers once the change is complete. Leader only.
+    pub async fn reconfigure(&self, change: Change) -> Result<LogId, Refused> {
+        self.ask(|reply| Request::Reconfigure { change, reply }).await?
     }
 
     /// A detailed view of the core, for status pages.

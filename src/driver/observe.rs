@@ -94,6 +94,7 @@ impl Observer {
             }
             Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
             Event::Disowned { by } => return Err(Fatal::Disowned(*by)),
+            Event::Removed { at } => return Err(Fatal::Removed(*at)),
         }
         Ok(())
     }

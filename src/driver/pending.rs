@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::driver::cycle::Answered;
 use crate::driver::handle::{Applied, ReadPoint, Refused, Transferred};
-use crate::ids::Ticket;
+use crate::ids::{LogId, Ticket};
 
 /// The callers of one node's loop.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub enum Caller {
     Read(oneshot::Sender<Result<ReadPoint, Refused>>),
     /// Waits for leadership to move.
     Transfer(oneshot::Sender<Result<Transferred, Refused>>),
+    /// Waits for a change of membership to be complete.
+    Reconfigure(oneshot::Sender<Result<LogId, Refused>>),
 }
 
 impl Pending {
@@ -78,6 +80,8 @@ impl Caller {
             (Self::Read(to), Answered::Refused(why)) => drop(to.send(Err(why))),
             (Self::Transfer(to), Answered::Transferred(moved)) => drop(to.send(Ok(moved))),
             (Self::Transfer(to), Answered::Refused(why)) => drop(to.send(Err(why))),
+            (Self::Reconfigure(to), Answered::Reconfigured(at)) => drop(to.send(Ok(at))),
+            (Self::Reconfigure(to), Answered::Refused(why)) => drop(to.send(Err(why))),
             (caller, answered) => panic!("{caller:?} was answered with {answered:?}"),
         }
     }

@@ -263,6 +263,11 @@ impl Loop {
                     self.cycle.feed(now, Input::Transfer { ticket, to });
                 }
             }
+            Request::Reconfigure { change, reply } => {
+                if let Some(ticket) = self.pending.register(Caller::Reconfigure(reply)) {
+                    self.cycle.feed(now, Input::Reconfigure { ticket, change });
+                }
+            }
             // The caller may have gone away.
             Request::View { reply } => drop(reply.send(self.cycle.view())),
         }

@@ -177,6 +177,27 @@ impl Core {
         self.membership().is_voter(self.id())
     }
 
+    /// MC-8: whether this node may ask for votes. Also one that the membership in force leaves out, until
+    /// that is committed: its log may be the only one that can win (M5).
+    pub fn may_campaign(&self) -> bool {
+        let agreed = self.log.membership_at(self.commit_index);
+        self.is_voter() || (!self.is_settled() && agreed.is_voter(self.id()))
+    }
+
+    /// MC-7: nobody leads this node, and the membership that it knows to be committed does not name it. One
+    /// that catches up after being added again meets its removal in the log, but hears a leader then.
+    pub fn say_if_removed(&mut self) {
+        let known = !self.membership().voters.is_empty();
+        if known && self.is_settled() && !self.membership().contains(self.id()) {
+            self.event(Event::Removed { at: self.log.membership_index() });
+        }
+    }
+
+    /// Whether the membership in force is known to be committed.
+    pub fn is_settled(&self) -> bool {
+        self.log.membership_index() <= self.commit_index
+    }
+
     pub const fn next_campaign(&mut self) -> Campaign {
         self.campaign = self.campaign.next();
         self.campaign
@@ -306,6 +327,13 @@ impl Core {
     /// gone, and with it the votes, promises and entries that this member has given its word for. What is
     /// new is kept with the next write: before it, nothing rests on it.
     pub fn recognises(&mut self, member: NodeId, incarnation: u64) -> bool {
+        if let Some(added_with) = self.membership().incarnations.get(&member) {
+            return *added_with == incarnation;
+        }
+        if !self.membership().contains(member) {
+            // Who is no member is not known by anything.
+            return true;
+        }
         let known = *self.pinned.entry(member).or_insert_with(|| {
             self.unwritten_pins.push((member, incarnation));
             incarnation
@@ -315,7 +343,7 @@ impl Core {
 
     /// V8, by the word of a leader. What this node has heard itself stands.
     pub fn heard_of(&mut self, member: NodeId, incarnation: u64) {
-        if member != self.id() && self.membership().members().contains(&member) {
+        if member != self.id() && self.membership().contains(member) {
             self.recognises(member, incarnation);
         }
     }
@@ -353,6 +381,11 @@ impl Core {
 
     pub fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
         self.effects.push_back(Effect::Reply { ticket, outcome });
+    }
+
+    /// Answers whoever waits, if anybody does.
+    pub fn answer(&mut self, ticket: Option<Ticket>, outcome: Outcome) {
+        ticket.into_iter().for_each(|ticket| self.reply(ticket, outcome));
     }
 
     pub fn event(&mut self, event: Event) {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term, Ticket};
 use crate::raft::entry::{Entry, Persist, Snapshot, SnapshotId};
 use crate::raft::message::{FetchSnapshot, Message, SnapshotChunk, VoteRefusal};
+pub use crate::raft::reconfigure::{Change, ReconfigureRefusal};
 
 /// Everything that can happen to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,6 +37,13 @@ pub enum Input {
         ticket: Ticket,
         /// The wished leader.
         to: Option<NodeId>,
+    },
+    /// Change who takes part. One change at a time; answered when it is complete, or refused.
+    Reconfigure {
+        /// Who waits.
+        ticket: Ticket,
+        /// What is to be different.
+        change: Change,
     },
     /// Everything up to this write is durable.
     Persisted {
@@ -177,6 +185,10 @@ pub enum Outcome {
     },
     /// Leadership stayed, or its new place is not known; says why.
     TransferRefused(TransferRefusal),
+    /// The new membership is committed, with this entry.
+    Reconfigured(LogId),
+    /// The membership stayed as it was; says why.
+    ReconfigureRefused(ReconfigureRefusal),
 }
 
 /// Why a transfer did not happen.
@@ -213,6 +225,8 @@ pub enum Cause {
     QuorumLost,
     /// The disk stalled.
     DiskStalled,
+    /// A membership without a vote for this node is committed, and leadership could not be handed over.
+    NotAVoter,
 }
 
 /// Things worth counting; nothing depends on them.
@@ -246,6 +260,12 @@ pub enum Event {
     Disowned {
         /// Who says so.
         by: NodeId,
+    },
+    /// The membership that this node knows to be committed does not name it, and no leader is heard any
+    /// more: it was removed, or never added. The driver ends the process with this as its reason.
+    Removed {
+        /// Where that membership stands in the log.
+        at: LogIndex,
     },
     /// A leader claims a commit beyond what this node once acknowledged: this node lost data (C14).
     /// The driver ends the process with this as its reason.

@@ -34,7 +34,8 @@ pub(super) fn judge(
     if term < core.term() {
         return Err(VoteRefusal::StaleTerm);
     }
-    if core.disk_stalled {
+    // MC-9: a node that knows of no member yet has not been told what it would have to agree with.
+    if core.disk_stalled || core.membership().voters.is_empty() {
         return Err(VoteRefusal::Unfit);
     }
     // V-5, before the higher term is even looked at: stickiness (thesis 4.2.3), the boot hold (R7), and

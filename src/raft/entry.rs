@@ -37,7 +37,7 @@ impl Entry {
     pub fn size(&self) -> usize {
         32 + match &self.payload {
             Payload::NoOp { .. } => 0,
-            Payload::Membership(m) => 16 * (m.voters.len() + m.learners.len()),
+            Payload::Membership(m) => 32 * (m.voters.len() + m.learners.len()),
             Payload::Command(bytes) => bytes.len(),
         }
     }
@@ -62,6 +62,9 @@ pub struct Membership {
     pub voters_old: Option<BTreeSet<NodeId>>,
     /// Receive the log and do not vote.
     pub learners: BTreeSet<NodeId>,
+    /// The data directories of the members that were added with one: for these no other counts (V8).
+    /// The others are known by the one they were first heard with.
+    pub incarnations: BTreeMap<NodeId, u64>,
 }
 
 impl Membership {
@@ -92,6 +95,24 @@ impl Membership {
         all.extend(self.voters_old.iter().flatten());
         all.extend(&self.learners);
         all
+    }
+
+    /// Whether `node` receives the log.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.is_voter(node) || self.learners.contains(&node)
+    }
+
+    /// What a joint membership leads to: nothing is left of who is in neither half.
+    #[must_use]
+    pub fn completed(&self) -> Self {
+        let mut last = Self { voters_old: None, ..self.clone() };
+        last.incarnations.retain(|node, _| self.voters.contains(node) || self.learners.contains(node));
+        last
+    }
+
+    /// Whether two halves must agree: a change is under way.
+    pub const fn is_joint(&self) -> bool {
+        self.voters_old.is_some()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::raft::message::{
 };
 use crate::raft::progress::Progress;
 use crate::raft::read_index::{Reader, Reads};
+use crate::raft::reconfigure::Leaving;
 use crate::raft::transfer::{Departure, Transfer};
 use crate::time::{Duration, Instant};
 
@@ -30,7 +31,11 @@ pub(super) struct Leader {
     /// Bytes of the commands that are proposed and not committed.
     proposed_bytes: usize,
     pub transfer: Option<Transfer>,
-    heartbeat_at: Instant,
+    /// Who waits for the change of membership that is under way.
+    pub changing: Option<Ticket>,
+    /// Who is no member any more and may not know it (MC-6).
+    pub leaving: BTreeMap<NodeId, Leaving>,
+    pub heartbeat_at: Instant,
 }
 
 /// A command that is not committed yet.
@@ -52,6 +57,8 @@ impl Leader {
             proposals: BTreeMap::new(),
             proposed_bytes: 0,
             transfer: None,
+            changing: None,
+            leaving: BTreeMap::new(),
             heartbeat_at: core.now,
         };
         for peer in core.peers() {
@@ -62,7 +69,7 @@ impl Leader {
         leader
     }
 
-    fn append(&mut self, core: &mut Core, payload: Payload) -> LogIndex {
+    pub fn append(&mut self, core: &mut Core, payload: Payload) -> LogIndex {
         let index = core.last_log().index.next();
         core.write_log(None, &[Entry { id: LogId::new(core.term(), index), payload }]);
         index
@@ -162,7 +169,14 @@ impl Leader {
         if let Some(transfer) = self.transfer.take_if(|transfer| core.now >= transfer.deadline) {
             self.give_up_transfer(core, transfer.ticket);
         }
+        if self.must_hand_over(core) {
+            match self.choose(core, None) {
+                Ok(target) => self.begin_transfer(core, None, target),
+                Err(_) => return Some(Cause::NotAVoter),
+            }
+        }
         if core.now >= self.heartbeat_at {
+            self.let_go(core);
             if let Some(transfer) = &mut self.transfer {
                 // It may have been lost; a target that has campaigned is beyond it.
                 transfer.said = false;
@@ -239,6 +253,7 @@ impl Leader {
                 core.reply(ticket, Outcome::Committed(LogId::new(core.term(), index)));
             }
         }
+        self.settle_membership(core);
         self.confirm_reads(core);
     }
 
@@ -336,6 +351,7 @@ impl Leader {
         for proposal in std::mem::take(&mut self.proposals).into_values() {
             core.reply(proposal.ticket, Outcome::Unknown);
         }
+        core.answer(self.changing.take(), Outcome::Unknown);
         for read in std::mem::take(&mut self.reads).into_waiting() {
             match read.reader {
                 Reader::Here(ticket) => core.reply(ticket, Outcome::NotLeader { leader: None }),

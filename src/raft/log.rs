@@ -58,6 +58,11 @@ impl Log {
         &self.memberships[self.memberships.len() - 1].1
     }
 
+    /// Where the membership in force stands: its entry, or the base.
+    pub fn membership_index(&self) -> LogIndex {
+        self.memberships[self.memberships.len() - 1].0
+    }
+
     /// The term of the entry at `index`; `None` outside the log.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         if index == self.base.index {

@@ -43,6 +43,12 @@
 //! its log later. A follower that lacks what is no longer there is offered the snapshot and fetches it at
 //! its own pace (`fetch`). The core never sees a snapshot's content, only its name.
 //!
+//! **Membership.** A change of voters goes through a joint configuration in which both the old and the new
+//! majority must agree; learners come and go in one step. A membership is in force from the moment it is
+//! appended, and again no more when the log is cut. Whoever leads when the joint one is committed appends the
+//! final one (`reconfigure`). A node with a new data directory under an old id is refused until a membership
+//! names that directory (V8).
+//!
 //! **End.** A leader that no quorum answers for an election timeout, whose disk stalls, or that
 //! sees a higher term, becomes a follower in that very step: its lease and fence are gone with the
 //! role, reads are refused, and who waits for an uncommitted entry is told `Unknown`.
@@ -54,7 +60,7 @@
 //! | `core` | what every role shares; sending and committing |
 //! | `election`, `follower`, `leader` | the roles; each knows only itself and the core |
 //! | `fetch` | a follower fetches a snapshot |
-//! | `progress`, `read_index`, `transfer` | the leader's three concerns |
+//! | `progress`, `read_index`, `transfer`, `reconfigure` | the leader's four concerns |
 //! | `receive` | what a message goes through before a role sees it |
 //! | `node` | the only place where a role changes |
 //! | `invariants` | what must always hold, asserted after each step in debug builds |
@@ -64,13 +70,6 @@
 //!
 //! # What is left out
 //!
-//! - *Membership change* (thesis 4). A membership takes effect when appended, is recomputed when the
-//!   log is cut, and every count is made in both halves of a joint one; but nothing proposes one.
-//!   When something does: the leader must open sessions with new members, a node must hear a
-//!   leader it does not know yet, and M1, M5, M8 and M10 need their code.
-//! - *A new data directory under an old name* (V8). Each node remembers the incarnation that it first heard
-//!   of each member, and takes no other; a node that is told so ends. To take part again it must be added
-//!   anew, which needs membership change.
 //! - *Byzantine peers*. Claims that contradict the protocol are dropped and never obeyed, but a member
 //!   that lies consistently about its log or its promises is believed; one that claims this node had
 //!   acknowledged what it does not hold ends this node (C14).
@@ -91,6 +90,7 @@ mod node;
 mod progress;
 mod read_index;
 mod receive;
+mod reconfigure;
 mod transfer;
 pub mod view;
 

@@ -6,7 +6,9 @@ use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::Lease;
 use crate::raft::config::Config;
 use crate::raft::core::Core;
-use crate::raft::effect::{Cause, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal};
+use crate::raft::effect::{
+    Cause, Change, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal,
+};
 use crate::raft::election::Candidate;
 use crate::raft::entry::{Durable, Membership};
 use crate::raft::follower::Follower;
@@ -69,6 +71,7 @@ impl Node {
             Input::Propose { ticket, command } => self.on_propose(ticket, command),
             Input::Read { ticket } => self.on_read(ticket),
             Input::Transfer { ticket, to } => self.on_transfer(ticket, to),
+            Input::Reconfigure { ticket, change } => self.on_reconfigure(ticket, &change),
             Input::Persisted { io } => {
                 self.core.persisted(io);
                 self.on_durable();
@@ -221,6 +224,13 @@ impl Node {
         }
     }
 
+    fn on_reconfigure(&mut self, ticket: Ticket, change: &Change) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.on_reconfigure(&mut self.core, ticket, change),
+            _ => self.not_leader(ticket),
+        }
+    }
+
     fn not_leader(&mut self, ticket: Ticket) {
         let leader = self.leader();
         self.core.reply(ticket, Outcome::NotLeader { leader });
@@ -231,7 +241,7 @@ impl Node {
     fn on_timeout(&mut self) {
         let now = self.core.now;
         if let Some(departure) = self.core.departure.take_if(|departure| now >= departure.deadline) {
-            self.core.reply(departure.ticket, Outcome::TransferRefused(TransferRefusal::TimedOut));
+            self.core.answer(departure.ticket, Outcome::TransferRefused(TransferRefusal::TimedOut));
         }
         match &mut self.role {
             Role::Follower(follower) => {
@@ -310,7 +320,8 @@ impl Node {
     /// Nobody leads: ask whether a campaign could be won, if this node may campaign at all.
     fn campaign(&mut self, cause: Cause) {
         let promised = self.core.now < self.core.promised.end();
-        if promised || self.core.disk_stalled || !self.core.is_voter() {
+        if promised || self.core.disk_stalled || !self.core.may_campaign() {
+            self.core.say_if_removed();
             return self.become_follower(cause);
         }
         self.leave();
@@ -398,7 +409,7 @@ impl Node {
             } else {
                 Outcome::Transferred { to, term }
             };
-            self.core.reply(departure.ticket, outcome);
+            self.core.answer(departure.ticket, outcome);
         }
     }
 }

@@ -62,14 +62,14 @@ impl Node {
         if message.to != core.id() || message.from == core.id() {
             return Err(DropReason::Misaddressed);
         }
-        // E1 (V8, M8): nobody outside teaches this node anything, least of all a term.
-        if !core.membership().members().contains(&message.from) {
+        let serves = matches!(&self.role, Role::Leader(leader) if leader.peers.contains_key(&message.from));
+        if !core.membership().contains(message.from) && !serves && !is_heard_from_outside(&message.body) {
             return Err(DropReason::NotAMember);
         }
         if !is_plausible(message) || message.term.0.saturating_sub(core.term().0) > HIGHEST_TERM_JUMP {
             return Err(DropReason::Malformed);
         }
-        if !core.recognises(message.from, message.life.incarnation) {
+        if !core.recognises(message.from, message.life.incarnation) && !is_of_a_leader(&message.body) {
             disown(core, message);
             return Err(DropReason::UnknownIncarnation);
         }
@@ -127,6 +127,11 @@ impl Node {
 
     fn on_vote_response(&mut self, message: &Message, response: &RequestVoteResponse) {
         if response.refusal == Some(VoteRefusal::UnknownIncarnation) {
+            // V8: who was added again with this very directory is merely not known there yet.
+            let added_with = self.core.membership().incarnations.get(&self.core.id());
+            if added_with == Some(&self.core.life.incarnation) {
+                return self.core.dropped(message.from, DropReason::Late);
+            }
             return self.core.event(Event::Disowned { by: message.from });
         }
         // A granted pre-vote may come from the very term that is asked about; any other higher term
@@ -262,16 +267,37 @@ fn disown(core: &mut Core, message: &Message) {
     core.send(message.from, Session::ZERO, Body::RequestVoteResponse(response), IoSeq::ZERO);
 }
 
+/// E1 (M8): what is heard from a node that this one does not know as a member. The own membership may be
+/// the older one: whoever asks for a vote or leads may have been added since (thesis 4.2.3, M9). What it
+/// counts for is decided by its log and its term; its answers count for nothing.
+const fn is_heard_from_outside(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::RequestVote(_)
+            | Body::AppendEntries(_)
+            | Body::InstallSnapshot(_)
+            | Body::SnapshotChunk(_)
+            | Body::ReadIndexResponse(_)
+            | Body::TimeoutNow(_)
+    )
+}
+
+/// Who leads was elected by a quorum that knows its directory, which this node may have missed (V8, MC-10).
+const fn is_of_a_leader(body: &Body) -> bool {
+    matches!(body, Body::AppendEntries(_) | Body::InstallSnapshot(_) | Body::SnapshotChunk(_))
+}
+
 enum Seen {
     Past,
     Same,
     New,
 }
 
-/// Remembers the newest life of each member; what an earlier one said is late (E3, T1).
+/// Remembers the newest life of each member; what an earlier one said is late (E3, T1). Which of two
+/// directories speaks for a member is not decided here (V8).
 fn note_life(core: &mut Core, from: NodeId, life: Life) -> Seen {
     match core.lives.insert(from, life) {
-        Some(known) if known.boot > life.boot => {
+        Some(known) if known.incarnation == life.incarnation && known.boot > life.boot => {
             core.lives.insert(from, known);
             Seen::Past
         }

@@ -17,12 +17,14 @@ use crate::raft::core::Core;
 use crate::raft::effect::{Outcome, TransferRefusal};
 use crate::raft::leader::Leader;
 use crate::raft::message::{Body, TimeoutNow};
+use crate::raft::progress::Progress;
 use crate::time::Instant;
 
 /// A transfer under way, at the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Transfer {
-    pub ticket: Ticket,
+    /// Who waits; nobody when a leader without a vote hands over by itself.
+    pub ticket: Option<Ticket>,
     pub target: NodeId,
     /// Newer than every session open when it began.
     pub number: Session,
@@ -35,7 +37,7 @@ pub(super) struct Transfer {
 /// A transfer whose leader has been replaced: it remains to hear by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Departure {
-    pub ticket: Ticket,
+    pub ticket: Option<Ticket>,
     pub from_term: Term,
     pub deadline: Instant,
 }
@@ -52,29 +54,31 @@ impl Leader {
         }
         match self.choose(core, to) {
             Err(refusal) => core.reply(ticket, Outcome::TransferRefused(refusal)),
-            Ok(target) => {
-                let number = core.next_session();
-                if let Some(peer) = self.peers.get_mut(&target).filter(|peer| peer.is_behind(core.last_log()))
-                {
-                    peer.start_over();
-                }
-                let deadline = core.now + core.config.election_timeout_max;
-                // R4: before TimeoutNow leaves, and not to be lifted by anything sent until now.
-                self.suspect_since = Some(core.now);
-                self.transfer = Some(Transfer { ticket, target, number, deadline, said: false });
-            }
+            Ok(target) => self.begin_transfer(core, Some(ticket), target),
         }
     }
 
-    /// The wished voter, or the most up-to-date one; it must have answered lately.
-    fn choose(&self, core: &Core, to: Option<NodeId>) -> Result<NodeId, TransferRefusal> {
-        if to.is_some_and(|to| to == core.id() || !core.membership().is_voter(to)) {
+    pub fn begin_transfer(&mut self, core: &mut Core, ticket: Option<Ticket>, target: NodeId) {
+        let number = core.next_session();
+        if let Some(peer) = self.peers.get_mut(&target).filter(|peer| peer.is_behind(core.last_log())) {
+            peer.start_over();
+        }
+        let deadline = core.now + core.config.election_timeout_max;
+        // R4: before TimeoutNow leaves, and not to be lifted by anything sent until now.
+        self.suspect_since = Some(core.now);
+        self.transfer = Some(Transfer { ticket, target, number, deadline, said: false });
+    }
+
+    /// The wished voter, or the most up-to-date one; it must have answered lately. Not one that is about to
+    /// lose its vote.
+    pub fn choose(&self, core: &Core, to: Option<NodeId>) -> Result<NodeId, TransferRefusal> {
+        if to.is_some_and(|to| to == core.id() || !core.membership().voters.contains(&to)) {
             return Err(TransferRefusal::NotAVoter);
         }
-        let in_contact = self.peers.iter().filter(|(id, peer)| {
-            let lately = |at: Instant| core.now.since(at) < core.config.election_timeout_min;
-            core.membership().is_voter(**id) && peer.contact.is_some_and(lately)
-        });
+        let in_contact = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| core.membership().voters.contains(id) && is_in_contact(core, peer));
         let wished = in_contact.filter(|(id, _)| to.is_none_or(|to| to == **id));
         // Of equals the first, so that the same cluster chooses the same.
         let best = wished.min_by_key(|(id, peer)| (std::cmp::Reverse(peer.match_index), **id));
@@ -95,8 +99,13 @@ impl Leader {
     }
 
     /// T-4: nothing came of it. The new sessions end what the transfer has released (R4, L8).
-    pub fn give_up_transfer(&mut self, core: &mut Core, ticket: Ticket) {
-        core.reply(ticket, Outcome::TransferRefused(TransferRefusal::TimedOut));
+    pub fn give_up_transfer(&mut self, core: &mut Core, ticket: Option<Ticket>) {
+        core.answer(ticket, Outcome::TransferRefused(TransferRefusal::TimedOut));
         self.renew_sessions(core);
     }
+}
+
+/// Whether a follower has answered lately.
+pub(super) fn is_in_contact(core: &Core, peer: &Progress) -> bool {
+    peer.contact.is_some_and(|at: Instant| core.now.since(at) < core.config.election_timeout_min)
 }

@@ -18,6 +18,8 @@
 //! | `snapshot 1`, `keep 2` | node 1 writes its state down; from now on 2 entries are kept behind a snapshot |
 //! | `forget 1` | node 1 no longer has the contents of its snapshots |
 //! | `propose 1 x`, `read 1`, `transfer 1 [2]` | requests; tickets count from 1 |
+//! | `join 4` | starts node 4, for the first time or with a new data directory, without any member |
+//! | `member 1 add 4 remove 3` | asks node 1 for a change: `add 4 [incarnation]`, `promote`, `demote`, `remove` |
 //! | `stall 1`, `unstall 1`, `suspect 1` | the disk stalls; the clock is doubtful |
 //! | `view [1]`, `log` | what nodes show; the logs side by side |
 
@@ -27,7 +29,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use termgate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Ticket};
 use termgate::raft::config::Config;
-use termgate::raft::effect::{Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
+use termgate::raft::effect::{Change, Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
 use termgate::raft::entry::{Durable, Entry, Membership, Payload, Persist, Snapshot, SnapshotId};
 use termgate::raft::message::{AppendResult, Body, Message, SnapshotChunk};
 use termgate::raft::view::View;
@@ -114,6 +116,8 @@ impl Cluster {
                 let to = rest.get(1).map(|_| number(rest, 1)).transpose()?.map(NodeId);
                 self.request(number(rest, 0)?, |ticket| Input::Transfer { ticket, to })?;
             }
+            "member" => self.reconfigure(rest)?,
+            "join" => self.join(number(rest, 0)?)?,
             "stall" => self.step(number(rest, 0)?, Input::DiskStalled(true))?,
             "unstall" => self.step(number(rest, 0)?, Input::DiskStalled(false))?,
             "suspect" => self.step(number(rest, 0)?, Input::ClockSuspect)?,
@@ -132,25 +136,50 @@ impl Cluster {
         // Every clock starts away from zero, as real ones do.
         self.now = Instant::from_millis(1000);
         let membership = Membership::of_voters((1..=count).map(NodeId));
-        for id in 1..=count {
-            let disk = Durable { membership: membership.clone(), ..Durable::default() };
-            let (queue, waiting) = (VecDeque::new(), Vec::new());
-            let host = Host {
-                node: None,
-                disk,
-                incarnation: id,
-                boot: 0,
-                queue,
-                waiting,
-                done: IoSeq::ZERO,
-                hold: false,
-                contents: BTreeMap::new(),
-                arrived: 0,
-            };
-            self.hosts.insert(id, host);
-            self.start(id, Duration::ZERO)?;
+        (1..=count).try_for_each(|id| self.begin(id, id, membership.clone()))
+    }
+
+    /// A node's first start with this data directory.
+    fn begin(&mut self, id: u64, incarnation: u64, membership: Membership) -> Done {
+        let host = Host {
+            node: None,
+            disk: Durable { membership, ..Durable::default() },
+            incarnation,
+            boot: 0,
+            queue: VecDeque::new(),
+            waiting: Vec::new(),
+            done: IoSeq::ZERO,
+            hold: false,
+            contents: BTreeMap::new(),
+            arrived: 0,
+        };
+        self.hosts.insert(id, host);
+        self.start(id, Duration::ZERO)
+    }
+
+    /// Waits to be added. A node that was there before comes with another directory.
+    fn join(&mut self, id: u64) -> Done {
+        let incarnation = self.hosts.get(&id).map_or(id, |host| host.incarnation + 100);
+        self.begin(id, incarnation, Membership::default())
+    }
+
+    fn reconfigure(&mut self, words: &[&str]) -> Done {
+        let mut change = Change::default();
+        let mut words_left = words.iter().skip(1).peekable();
+        while let Some(verb) = words_left.next() {
+            let node = NodeId(parse(words_left.next().ok_or("which node?")?)?);
+            match *verb {
+                "add" => {
+                    let incarnation = words_left.next_if(|word| word.parse::<u64>().is_ok());
+                    change.add.insert(node, incarnation.map(|word| parse(word)).transpose()?);
+                }
+                "promote" => drop(change.promote.insert(node)),
+                "demote" => drop(change.demote.insert(node)),
+                "remove" => drop(change.remove.insert(node)),
+                other => return Err(format!("no change {other}")),
+            }
         }
-        Ok(())
+        self.request(number(words, 0)?, |ticket| Input::Reconfigure { ticket, change })
     }
 
     fn start(&mut self, id: u64, promised: Duration) -> Done {
@@ -460,9 +489,22 @@ fn link(words: &[&str]) -> Result<Option<(u64, u64)>, String> {
 fn show_entry(entry: &Entry) -> String {
     match &entry.payload {
         Payload::NoOp { leader } => format!("{}:noop({leader})", entry.id),
-        Payload::Membership(_) => format!("{}:membership", entry.id),
+        Payload::Membership(membership) => format!("{}:{}", entry.id, show_membership(membership)),
         Payload::Command(bytes) => format!("{}:{}", entry.id, String::from_utf8_lossy(bytes)),
     }
+}
+
+/// The voters, who they were, and who only listens.
+fn show_membership(membership: &Membership) -> String {
+    let ids = |set: &BTreeSet<NodeId>| {
+        let ids: Vec<String> = set.iter().map(|id| id.0.to_string()).collect();
+        ids.join(",")
+    };
+    let old = membership.voters_old.as_ref().map_or_else(String::new, |old| format!(" old {{{}}}", ids(old)));
+    let learners = &membership.learners;
+    let learners =
+        if learners.is_empty() { String::new() } else { format!(" learners {{{}}}", ids(learners)) };
+    format!("members {{{}}}{old}{learners}", ids(&membership.voters))
 }
 
 fn show_entries(entries: &[Entry]) -> String {
@@ -520,6 +562,8 @@ fn show_outcome(outcome: &Outcome) -> String {
         Outcome::Committed(id) => format!("committed {id}"),
         Outcome::ReadAt { index, term } => format!("read at {index} in term {term}"),
         Outcome::NotLeader { leader } => format!("not leader, leader {}", show_node(*leader)),
+        Outcome::Reconfigured(id) => format!("reconfigured {id}"),
+        Outcome::ReconfigureRefused(why) => format!("not reconfigured: {why:?}"),
         Outcome::Transferred { to, term } => format!("transferred to {to} in term {term}"),
         other => format!("{other:?}"),
     }
@@ -531,6 +575,7 @@ fn show_event(event: &Event) -> String {
         Event::VoteRefused { candidate, refusal } => format!("* refuses {candidate}: {refusal:?}"),
         Event::Dropped { from, reason } => format!("* drops a message of {from}: {reason:?}"),
         Event::Disowned { by } => format!("* is disowned by {by}"),
+        Event::Removed { at } => format!("* is no member since {at}"),
         Event::LostData { claimed } => format!("* lost data: {claimed} was acknowledged"),
     }
 }
