@@ -315,6 +315,46 @@ fn a_node_can_be_elected_after_the_highest_term_it_adopts() {
     assert_eq!(asked, [Term((1 << 40) + 1); 2]);
 }
 
+/// E2: it waits to be added, and the cluster may be one that was founded far ahead (DR-1).
+#[test]
+fn a_node_that_knows_no_voters_believes_a_term_far_above_its_own() {
+    let mut node = node(0);
+    let now = Instant::from_millis(2);
+    node.step(now, Input::Receive(heartbeat(2, (1 << 49) + 1)));
+    assert_eq!(drain(&mut node, now), dropped(2, DropReason::Malformed));
+    node.step(now, Input::Receive(heartbeat(2, 1 << 49)));
+    drain(&mut node, now);
+    assert_eq!(node.view().term, Term(1 << 49));
+}
+
+/// V8, L2: somebody who leads an older term under a member's name hears that it is over, and costs the
+/// member nothing.
+#[test]
+fn a_stale_leader_of_another_directory_is_not_taken_for_the_member_of_its_name() {
+    let membership = Membership {
+        learners: [NodeId(2)].into(),
+        incarnations: [(NodeId(2), 22)].into(),
+        ..Membership::of_voters([NodeId(1)])
+    };
+    let hard_state = HardState { current_term: Term(5), voted_for: None };
+    let durable = Durable { hard_state, membership, ..Durable::default() };
+    let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
+    let mut node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1));
+    let now = node.deadline();
+    node.step(now, Input::Timeout);
+    drain(&mut node, now);
+    let known = Life { incarnation: 22, boot: 1 };
+    let question = Body::ReadIndex(ReadIndex { id: 1 });
+    node.step(now, Input::Receive(Message { life: known, body: question, ..heartbeat(2, 6) }));
+    drain(&mut node, now);
+    let stranger = Life { incarnation: 99, boot: 1 };
+    node.step(now, Input::Receive(Message { life: stranger, ..heartbeat(2, 3) }));
+    let told = |effect: &Effect| matches!(effect, Effect::Send { message, .. } if message.term == Term(6));
+    assert!(drain(&mut node, now).iter().any(told), "it hears of the present term");
+    let peer = node.view().peers.into_iter().find(|peer| peer.id == NodeId(2)).unwrap();
+    assert_eq!(peer.life, Some(known));
+}
+
 /// A leader bounds what it keeps for its disk and its followers, in bytes as well as in entries.
 #[test]
 fn a_leader_bounds_the_bytes_it_has_not_committed() {

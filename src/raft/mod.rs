@@ -95,3 +95,4 @@ mod transfer;
 pub mod view;
 
 pub use node::{Boot, Node};
+pub use receive::HIGHEST_TERM_JUMP;

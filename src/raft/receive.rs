@@ -28,8 +28,14 @@ use crate::time::Duration;
 const HIGHEST_NUMBER: u64 = u64::MAX / 2;
 
 /// How far a term may lie above the own one: a thousand elections a second for thirty years. One
-/// message must not push this node where no term is left to campaign in.
-const HIGHEST_TERM_JUMP: u64 = 1 << 40;
+/// message must not push this node where no term is left to campaign in. And a cluster that is founded on
+/// an old one's state begins further ahead (DR-1), so that none of its messages reaches who belongs to
+/// the old one, whose certificate and id are as good.
+pub const HIGHEST_TERM_JUMP: u64 = 1 << 40;
+
+/// The same for a node that knows no voters: it waits to be added, and can't tell how far the cluster is. Hundreds
+/// of foundings are below.
+const HIGHEST_FIRST_TERM: u64 = 1 << 49;
 
 /// The longest promise that is believed; longer ones are a mistake.
 const LONGEST_PROMISE: Duration = Duration::from_secs(3600);
@@ -66,12 +72,18 @@ impl Node {
         if !core.membership().contains(message.from) && !serves && !is_heard_from_outside(&message.body) {
             return Err(DropReason::NotAMember);
         }
-        if !is_plausible(message) || message.term.0.saturating_sub(core.term().0) > HIGHEST_TERM_JUMP {
+        if !is_plausible(message) || !is_in_reach(core, message.term) {
             return Err(DropReason::Malformed);
         }
-        if !core.recognises(message.from, message.life.incarnation) && !is_of_a_leader(&message.body) {
-            disown(core, message);
-            return Err(DropReason::UnknownIncarnation);
+        if !core.recognises(message.from, message.life.incarnation) {
+            if !is_of_a_leader(&message.body) {
+                disown(core, message);
+                return Err(DropReason::UnknownIncarnation);
+            }
+            if message.term < core.term() {
+                // Is answered (L2), and no more: it is not the life of the member of this name.
+                return Ok(());
+            }
         }
         match note_life(core, message.from, message.life) {
             Seen::Past => return Err(DropReason::StaleLife),
@@ -250,6 +262,13 @@ fn is_plausible(message: &Message) -> bool {
         Body::RequestVoteResponse(_) | Body::ReadIndex(_) => true,
     };
     body && term(message.term) && message.session.0 <= HIGHEST_NUMBER
+}
+
+/// E2: whether the cluster that this node knows can have got to `term`.
+fn is_in_reach(core: &Core, term: Term) -> bool {
+    let knows_voters = !core.membership().voters.is_empty();
+    let jump = if knows_voters { HIGHEST_TERM_JUMP } else { HIGHEST_FIRST_TERM };
+    term.0.saturating_sub(core.term().0) <= jump
 }
 
 /// Bytes of a snapshot that is believed: many times what the registry may hold.
