@@ -21,7 +21,7 @@ use crate::problem::{Kind, Problem};
 pub(super) fn admit(call: Call, request: &Request<Bytes>, token: Option<&Token>) -> Result<(), Problem> {
     let host = host(request)?;
     match token {
-        Some(token) if call.changes_something() && !token.admits(request.headers()) => {
+        Some(token) if call.needs_token() && !token.admits(request.headers()) => {
             return Err(Problem::new(
                 Kind::Unauthorized,
                 "send Authorization: Bearer with the token of [api.auth]",

@@ -1,4 +1,4 @@
-//! The bearer token of calls that change something (RFC 6750).
+//! The bearer token of calls that change something, or hand all of the state out (RFC 6750).
 
 use std::fmt;
 
@@ -13,6 +13,11 @@ impl Token {
     /// Takes the secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
+    }
+
+    /// The secret, for whoever calls with it.
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 
     /// Whether the request carries this token.

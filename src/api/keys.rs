@@ -296,7 +296,7 @@ async fn lease_read<T>(
 }
 
 /// A confirmed read position that is applied here: the term it was confirmed in.
-async fn confirm(context: &Inner, hold: &Hold<'_>) -> Result<Term, Problem> {
+pub(super) async fn confirm(context: &Inner, hold: &Hold<'_>) -> Result<Term, Problem> {
     loop {
         match timeout_at(hold.until(), context.handle.read()).await {
             Ok(Ok(point)) => return Ok(point.term),

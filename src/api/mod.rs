@@ -24,6 +24,7 @@
 //! | `forward` | waits for a leader and passes requests on to it |
 //! | `leader` | who leads, and handing leadership over |
 //! | `status` | all nodes in one answer |
+//! | `backup` | all of the state, while writes go on |
 //! | `health` | for load balancers and supervisors |
 //! | `keys` | the registry over HTTP |
 //! | `fields` | reads and writes header fields |
@@ -34,6 +35,7 @@
 mod admission;
 pub mod answers;
 pub mod auth;
+mod backup;
 pub mod fields;
 mod forward;
 mod health;
@@ -51,6 +53,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::HeaderValue;
 use http::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use crate::api::answers::ResourceStatus;
 use crate::api::auth::Token;
@@ -135,6 +138,8 @@ struct Inner {
     config_summary: serde_json::Value,
     limits: Limits,
     ids: RequestIds,
+    /// One place: see `backup`.
+    backups: Arc<Semaphore>,
 }
 
 /// Who calls.
@@ -178,6 +183,7 @@ impl Api {
             config_summary,
             limits,
             ids,
+            backups: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -194,8 +200,9 @@ impl Api {
         response.headers_mut().insert(fields::REQUEST_ID, id);
         if head_only {
             let length = HeaderValue::from(response.body().len());
-            response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
+            response.headers_mut().entry(http::header::CONTENT_LENGTH).or_insert(length);
             *response.body_mut() = Bytes::new();
+            response.extensions_mut().clear();
         }
         response
     }
@@ -234,6 +241,7 @@ impl Api {
             Call::Leader => Ok(leader::show(&self.0, request.uri()).await?),
             Call::Resign => Ok(leader::resign(&self.0, caller, &request).await?),
             Call::Status => Ok(status::cluster(&self.0).await),
+            Call::Backup => backup::take(&self.0, caller, &request).await,
             Call::Report => Ok(status::report(&self.0).await?),
             Call::Livez => Ok(health::livez(&self.0).await),
             Call::Readyz => Ok(health::readyz(&self.0)),

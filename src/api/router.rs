@@ -12,6 +12,8 @@ pub enum Call {
     Resign,
     /// All nodes.
     Status,
+    /// The state, as a file to keep.
+    Backup,
     /// Does the process do anything.
     Livez,
     /// Can it serve.
@@ -37,9 +39,14 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether the call may change something, and so needs the bearer token.
+    /// Whether the call may change something.
     pub const fn changes_something(self) -> bool {
         matches!(self, Self::Resign | Self::KeyPut | Self::KeyDelete)
+    }
+
+    /// Whether the call needs the bearer token: changes do, and so does all of the state at once.
+    pub const fn needs_token(self) -> bool {
+        self.changes_something() || matches!(self, Self::Backup)
     }
 }
 
@@ -48,6 +55,7 @@ pub const TABLE: &[(Method, &str, Call)] = &[
     (Method::GET, "/leader", Call::Leader),
     (Method::POST, "/leader/resign", Call::Resign),
     (Method::GET, "/cluster/status", Call::Status),
+    (Method::GET, "/cluster/backup", Call::Backup),
     (Method::GET, "/livez", Call::Livez),
     (Method::GET, "/readyz", Call::Readyz),
     (Method::GET, "/primary", Call::Primary),

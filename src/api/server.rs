@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Version};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::api::backup::Content;
 use crate::api::{Api, Caller};
 use crate::problem::{Kind, Problem};
 use crate::registry::limits::VALUE_BYTES;
@@ -93,14 +94,14 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
     }
 }
 
-async fn answer(api: Api, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(api: Api, request: Request<Incoming>) -> Result<Response<Content>, Infallible> {
     let (head, body) = request.into_parts();
     let response = match timeout(CLIENT_LIMIT, content(body, head.version)).await {
         Ok(Ok(bytes)) => api.handle(Caller::Client, Request::from_parts(head, bytes)).await,
         Ok(Err(problem)) => api.refuse(problem),
         Err(_) => api.refuse(Problem::new(Kind::ClientTimeout, "the content did not arrive in time")),
     };
-    Ok(response.map(Full::new))
+    Ok(Content::of(response))
 }
 
 /// The whole content, or why there is none. A part of it is never handed on. hyper fails a body that is

@@ -34,6 +34,7 @@ use crate::registry::digest::Digest;
 use crate::registry::limits;
 use crate::registry::ordered::Ordered;
 
+mod founded;
 pub mod snapshot;
 
 /// A key's value and where it comes from.

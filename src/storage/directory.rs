@@ -39,9 +39,35 @@ pub(super) fn open_or_make(dir: &Path, place: &Place) -> Result<(File, PathBuf),
         Err(e) if e.kind() == ErrorKind::NotFound => (),
         Err(e) => return Err(place.unopenable(e)),
     }
+    make(dir, place)
+}
+
+/// An empty data file under [`NEW_NAME`], and its path.
+pub(super) fn make(dir: &Path, place: &Place) -> Result<(File, PathBuf), StorageError> {
     let path = dir.join(NEW_NAME);
     let file = open(&path).and_then(|file| file.set_len(0).map(|()| file));
     Ok((file.map_err(|e| place.unopenable(e))?, path))
+}
+
+/// What is in `dir`; nothing when there is none. The root of a file system may have its `lost+found`.
+pub(super) fn entries(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names: io::Result<Vec<String>> = names.collect();
+    Ok(names?.into_iter().filter(|name| name != "lost+found").collect())
+}
+
+/// Removes what a start would throw away, after a founding that failed in a directory that was empty.
+pub(super) fn clear(dir: &Path) {
+    for name in [NEW_NAME, LOCK_NAME] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir_all(dir.join(super::snapshots::DIRECTORY));
+    // Only when nothing else is there; then it was made for this.
+    let _ = fs::remove_dir(dir);
 }
 
 /// Whether the data file at `path` is being made.

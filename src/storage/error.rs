@@ -87,6 +87,25 @@ pub enum StorageError {
         /// The node in the configuration.
         configured: NodeId,
     },
+    /// A founding wants a directory of its own.
+    #[error(
+        "data directory {place} is not empty, it holds {found}; nothing was changed; point node.data_dir at an \
+         empty directory, or move this one away"
+    )]
+    NotEmpty {
+        /// The data directory.
+        place: String,
+        /// Something in it.
+        found: String,
+    },
+    /// No node has ever used the directory.
+    #[error(
+        "data directory {place} holds no node's data; point node.data_dir, or --data-dir, at a node's directory"
+    )]
+    NoNode {
+        /// The data directory.
+        place: String,
+    },
     /// What is on disk is not what was written. Never repaired by guessing: a cut log or an older
     /// vote would break promises already made to others (S4).
     #[error(

@@ -49,6 +49,21 @@ pub(super) fn start_life(db: &Database, place: &Place, start: &Start<'_>) -> Res
     Ok(opened)
 }
 
+/// Reads what a stopped node left, and changes nothing.
+pub(super) fn look(db: &Database, place: &Place) -> Result<(Owner, Durable), StorageError> {
+    // Never committed.
+    let txn = super::begin(db, place)?;
+    if is_fresh(&txn, place)? {
+        return Err(place.corrupt("it holds nothing, not even the first start"));
+    }
+    let open = |e| place.redb("opening its tables", redb::Error::from(e));
+    let owner = read(&txn.open_table(META).map_err(open)?, KEY_OWNER, place)?;
+    let raft = txn.open_table(RAFT).map_err(open)?;
+    let log = txn.open_table(LOG).map_err(open)?;
+    let durable = read_durable(&raft, &log, place)?;
+    Ok((owner, durable))
+}
+
 /// Whether nothing was ever written. Tables without ours among them are somebody else's.
 fn is_fresh(txn: &WriteTransaction, place: &Place) -> Result<bool, StorageError> {
     let tables = txn.list_tables().map_err(|e| place.redb("listing its tables", e))?;
@@ -74,17 +89,20 @@ fn lay_ground(
     start: &Start<'_>,
     place: &Place,
 ) -> Result<(), StorageError> {
-    let Start { identity, incarnation, .. } = *start;
+    let Start { identity, incarnation, ground, .. } = start;
+    // A founding: the log begins behind a snapshot, and the node has reached its term.
+    let begin = ground.as_ref().map_or(LogId::ZERO, |snapshot| snapshot.id.last);
+    let hard_state = HardState { current_term: begin.term, voted_for: None };
     let format = Format { number: FORMAT, written_by: env!("CARGO_PKG_VERSION").to_owned() };
     let record = format::seal(KEY_FORMAT.as_bytes(), &format.encode());
     meta.insert(KEY_FORMAT, record.as_slice()).map_err(|e| place.redb("writing its format", e))?;
-    let owner = Owner { cluster: identity.cluster.clone(), node: identity.node, incarnation };
+    let owner = Owner { cluster: identity.cluster.clone(), node: identity.node, incarnation: *incarnation };
     put(meta, KEY_OWNER, &owner, place)?;
     put(meta, KEY_LIVES, &Lives { boot: 0, promise_nanos: 0 }, place)?;
-    put(raft, KEY_HARD_STATE, &HardState::default(), place)?;
+    put(raft, KEY_HARD_STATE, &hard_state, place)?;
     put(raft, KEY_MEMBERSHIP, &identity.membership, place)?;
-    put(raft, KEY_SNAPSHOT, &None::<Snapshot>, place)?;
-    put(raft, KEY_BOUNDS, &Bounds { base: LogId::ZERO, last: LogId::ZERO }, place)
+    put(raft, KEY_SNAPSHOT, ground, place)?;
+    put(raft, KEY_BOUNDS, &Bounds { base: begin, last: begin }, place)
 }
 
 /// ST-2: a later format is refused by name, before anything else is decoded.

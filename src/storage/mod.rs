@@ -13,6 +13,9 @@
 //! | `format` | the records and their checksums |
 //! | `load` | what a start reads, and what it refuses |
 //! | `snapshots` | the content of snapshots, each in a file of its own |
+//! | `founding` | the directory of a new cluster that begins with an old state |
+//! | `look` | reads the directory of a stopped node |
+//! | `backup` | the state and what it is, in one file for another day |
 //! | `writer` | the thread that commits, because a commit blocks |
 //! | `error` | what went wrong and how to mend it |
 //!
@@ -42,10 +45,13 @@
 //! of a damaged directory (the node is added anew instead), and shrinking the remembered promise, which
 //! only grows.
 
+pub mod backup;
 mod directory;
 mod error;
 mod format;
+pub mod founding;
 mod load;
+pub mod look;
 pub mod snapshots;
 mod writer;
 
@@ -64,7 +70,7 @@ use error::Place;
 use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, KEY_SNAPSHOT, LOG, PEERS, RAFT};
 
 use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
-use crate::raft::entry::{Compaction, Durable, Entry, HardState, Membership, Persist};
+use crate::raft::entry::{Compaction, Durable, Entry, HardState, Membership, Persist, Snapshot};
 use crate::time::Duration;
 
 /// The data file.
@@ -119,6 +125,8 @@ struct Start<'a> {
     promise: Duration,
     /// For a directory that is made now.
     incarnation: u64,
+    /// What such a directory begins with: nothing, but in a cluster that is founded on an earlier one's state.
+    ground: Option<Snapshot>,
     /// Whether the data file may be one that is made now. A file without content is damage otherwise,
     /// and must not be taken for a node that never voted.
     may_be_new: bool,
@@ -145,8 +153,8 @@ impl Store {
         let lock = directory::lock(dir, &place)?;
         let (file, path) = directory::open_or_make(dir, &place)?;
         let backend = FileBackend::new(file).map_err(|e| place.redb("opening it", e))?;
-        let start =
-            Start { identity, promise, incarnation: rand::random(), may_be_new: directory::is_new(&path) };
+        let may_be_new = directory::is_new(&path);
+        let start = Start { identity, promise, incarnation: rand::random(), ground: None, may_be_new };
         let (mut store, opened) = Self::open_in(place, backend, &start)?;
         directory::settle(dir, &path).map_err(|e| store.place.unopenable(e))?;
         store.lock = Some(lock);
@@ -169,7 +177,7 @@ impl Store {
         promise: Duration,
         incarnation: u64,
     ) -> Result<(Self, Opened), StorageError> {
-        let start = Start { identity, promise, incarnation, may_be_new: true };
+        let start = Start { identity, promise, incarnation, ground: None, may_be_new: true };
         Self::open_in(Place("(given backend)".to_owned()), backend, &start)
     }
 
@@ -178,16 +186,7 @@ impl Store {
         backend: impl StorageBackend,
         start: &Start<'_>,
     ) -> Result<(Self, Opened), StorageError> {
-        // redb may panic on a damaged file; for whoever starts the node that is damage like any other.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let db = open_database(&place, backend)?;
-            let opened = load::start_life(&db, &place, start)?;
-            Ok((db, opened))
-        }));
-        let (db, opened) = match opened {
-            Ok(result) => result?,
-            Err(_) => return Err(place.corrupt("redb stopped while reading it")),
-        };
+        let (db, opened) = read_all(&place, backend, |db| load::start_life(db, &place, start))?;
         let last = opened.durable.log.last().map_or(opened.durable.base, |entry| entry.id);
         let tip = Tip {
             hard_state: opened.durable.hard_state,
@@ -382,6 +381,21 @@ impl Store {
         let (last, term) = (tip.bounds.last, tip.hard_state.current_term);
         Err(self.place.misuse(format!("entry {last} is of a later term than current_term {term}")))
     }
+}
+
+/// Opens the database and reads it. redb may panic on a damaged file; for whoever starts the node that is
+/// damage like any other.
+fn read_all<T>(
+    place: &Place,
+    backend: impl StorageBackend,
+    read: impl FnOnce(&Database) -> Result<T, StorageError>,
+) -> Result<(Database, T), StorageError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let db = open_database(place, backend)?;
+        let found = read(&db)?;
+        Ok((db, found))
+    }));
+    opened.unwrap_or_else(|_| Err(place.corrupt("redb stopped while reading it")))
 }
 
 /// A transaction that is durable when its commit returns; see the module on why two phases.

@@ -30,7 +30,7 @@ use crate::registry::machine::Machine;
 use crate::registry::machine::snapshot::Decoder;
 use crate::time::{Duration, Instant};
 
-const DIRECTORY: &str = "snapshots";
+pub(super) const DIRECTORY: &str = "snapshots";
 const INCOMING: &str = "incoming";
 const OUTGOING: &str = "outgoing";
 /// Read and written in pieces of this size.
@@ -63,15 +63,20 @@ impl Snapshots {
     /// # Errors
     /// When the directory can't be made or written.
     pub fn open(data_dir: &Path, current: Option<&Snapshot>) -> Result<Self, StorageError> {
-        let dir = data_dir.join(DIRECTORY);
-        let place = Place(data_dir.display().to_string());
-        fs::create_dir_all(&dir).and_then(|()| sync(data_dir)).map_err(|e| place.unopenable(e))?;
-        let snapshots = Self { dir, place, incoming: None, reading: BTreeMap::new() };
+        let snapshots = Self::at(data_dir)?;
         let keep = current.map(|snapshot| name(&snapshot.id));
         for file in snapshots.names()?.into_iter().filter(|file| Some(file) != keep.as_ref()) {
             snapshots.remove(&file)?;
         }
         Ok(snapshots)
+    }
+
+    /// The same, and everything stays.
+    pub(super) fn at(data_dir: &Path) -> Result<Self, StorageError> {
+        let dir = data_dir.join(DIRECTORY);
+        let place = Place(data_dir.display().to_string());
+        fs::create_dir_all(&dir).and_then(|()| sync(data_dir)).map_err(|e| place.unopenable(e))?;
+        Ok(Self { dir, place, incoming: None, reading: BTreeMap::new() })
     }
 
     /// The state that `snapshot` names.
@@ -250,7 +255,7 @@ impl Snapshots {
 
 const SUFFIX: &str = ".snap";
 
-fn name(id: &SnapshotId) -> String {
+pub(super) fn name(id: &SnapshotId) -> String {
     let digest: String = id.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("{:020}-{}-{digest}{SUFFIX}", id.last.index.0, id.last.term)
 }

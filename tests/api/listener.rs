@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::fake::Cluster;
 
-async fn connect(cluster: &Cluster) -> TcpStream {
+pub(crate) async fn connect(cluster: &Cluster) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(termgate::api::serve(listener, cluster.api(1)));

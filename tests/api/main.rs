@@ -1,6 +1,7 @@
 //! The API of a cluster of three whose loops are played by the test: commands are applied at once to
 //! every machine, and a test says who leads, who can be reached and what goes wrong.
 
+mod backup;
 mod fake;
 mod listener;
 mod registry;
