@@ -4,7 +4,7 @@
 //! write carries the leader's term; the backend refuses a term older than one it has seen.
 //!
 //! ```text
-//! L5  main cli app config certs dev     composition: the only place that knows everything
+//! L5  main cli app config certs dev disaster     composition: the only place that knows everything
 //! L4  proxy/  api/  guard/              the edges: HTTP in, HTTP out
 //! L3  driver/                           one loop owns core + store + state machine
 //! L2  storage/ transport/ hop/ clock metrics problem
@@ -42,3 +42,4 @@ pub mod certs;
 pub mod cli;
 pub mod config;
 pub mod dev;
+pub mod disaster;

@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
 use http::uri::Authority;
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -100,11 +101,20 @@ struct Problem {
 
 /// Asks each node in turn; the first good answer counts, or else the last refusal.
 pub async fn ask(apis: &[String], call: &Call) -> Result<Bytes, ClientError> {
+    in_turn(apis, &call.method, async |api| send(api, call).await).await
+}
+
+/// The same, for whatever `one` asks of a node by `method`.
+pub async fn in_turn<T>(
+    apis: &[String],
+    method: &Method,
+    one: impl AsyncFn(&str) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let mut last = None;
     for api in apis {
-        match send(api, call).await {
+        match one(api).await {
             Ok(answer) => return Ok(answer),
-            Err(e) if !e.allows_another(&call.method) => return Err(e),
+            Err(e) if !e.allows_another(method) => return Err(e),
             // A node's own words say more than a silent node.
             Err(e) => last = Some(last.filter(ClientError::is_refusal).unwrap_or(e)),
         }
@@ -144,6 +154,16 @@ pub fn parse<T: DeserializeOwned>(api: &str, content: &Bytes) -> Result<T, Clien
 
 /// Asks one node once.
 pub async fn send(api: &str, call: &Call) -> Result<Bytes, ClientError> {
+    let content = Limited::new(open(api, call).await?.into_body(), ANSWER_BYTES);
+    let lost = |cause: String| ClientError::Lost { api: api.to_owned(), cause };
+    match timeout(ANSWER_LIMIT, content.collect()).await {
+        Ok(whole) => whole.map(|content| content.to_bytes()).map_err(|e| lost(e.to_string())),
+        Err(_) => Err(lost("the answer was not whole within 20 s".into())),
+    }
+}
+
+/// Asks one node once; what the good answer carries is still to be read.
+pub async fn open(api: &str, call: &Call) -> Result<Response<Incoming>, ClientError> {
     let authority = authority(api).ok_or_else(|| ClientError::Url(api.to_owned()))?;
     let unreachable =
         |e: &dyn std::fmt::Display| ClientError::Unreachable { api: api.to_owned(), cause: e.to_string() };
@@ -154,15 +174,17 @@ pub async fn send(api: &str, call: &Call) -> Result<Bytes, ClientError> {
         Err(_) => return Err(unreachable(&"no connection within 2 s")),
     };
     let request = request(&authority, call).map_err(|_| ClientError::Url(api.to_owned()))?;
-    let (status, content) = match timeout(ANSWER_LIMIT, exchange(stream, request)).await {
-        Ok(answered) => answered.map_err(|cause| ClientError::Lost { api: api.to_owned(), cause })?,
-        Err(_) => {
-            return Err(ClientError::Lost { api: api.to_owned(), cause: "no answer within 20 s".into() });
-        }
+    let lost = |cause: String| ClientError::Lost { api: api.to_owned(), cause };
+    let response = match timeout(ANSWER_LIMIT, exchange(stream, request)).await {
+        Ok(answered) => answered.map_err(lost)?,
+        Err(_) => return Err(lost("no answer within 20 s".into())),
     };
+    let status = response.status();
     if status.is_success() {
-        return Ok(content);
+        return Ok(response);
     }
+    let told = timeout(ANSWER_LIMIT, Limited::new(response.into_body(), ANSWER_BYTES).collect()).await;
+    let content = told.ok().and_then(Result::ok).map(|content| content.to_bytes()).unwrap_or_default();
     let problem: Option<Problem> = serde_json::from_slice(&content).ok();
     Err(ClientError::Refused {
         api: api.to_owned(),
@@ -193,14 +215,11 @@ fn request(authority: &Authority, call: &Call) -> http::Result<Request<Full<Byte
     request.body(Full::new(Bytes::from(call.content.clone())))
 }
 
-async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
     let text = |e: hyper::Error| e.to_string();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     // It ends with the sender; its errors arrive there too.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(text)?;
-    let status = response.status();
-    let content = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-    Ok((status, content.map_err(|e| e.to_string())?.to_bytes()))
+    sender.send_request(request).await.map_err(text)
 }

@@ -7,11 +7,15 @@
 //! | file | idea |
 //! |---|---|
 //! | `client` | asks nodes over HTTP, one after another |
+//! | `backup` | takes and verifies backups |
+//! | `disaster` | makes a new cluster of a backup, or of a survivor |
 //! | `show` | answers as text for people |
 //! | `table` | aligned columns |
 //! | `tools` | the commands that are no server |
 
+pub mod backup;
 pub mod client;
+pub mod disaster;
 pub mod show;
 mod table;
 mod tools;
@@ -21,14 +25,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::backup::BackupArgs;
 use crate::cli::client::ClientError;
+use crate::cli::disaster::{RecoverArgs, RestoreArgs};
 
 /// Where the API of a node on this machine is, unless said otherwise.
 const DEFAULT_API: &str = "http://127.0.0.1:9090";
 
 /// How a command can end; see [`Failure`].
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration, \
-                           69 no cluster reachable, 75 the leadership that was meant has moved on";
+                           69 no cluster reachable, or no verifier that had to be asked, 75 the leadership that was meant has moved on";
 
 /// A fencing-aware resource proxy with an embedded leader election.
 #[derive(Debug, Parser)]
@@ -96,13 +102,19 @@ pub enum Tool {
     Resign(ResignArgs),
     /// Validate a configuration: every error at once
     Check(ConfigArgs),
+    /// Write all of the registry into one file, while the cluster serves
+    Backup(BackupArgs),
+    /// Make the data directory of a node whose cluster begins with a backup
+    Restore(RestoreArgs),
+    /// Make a new cluster of one survivor, after a majority was lost for good
+    Recover(RecoverArgs),
 }
 
 /// Where the configuration is.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     /// The TOML file; the environment (TERMGATE_<SECTION>__<KEY>) overrides it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
 }
 
@@ -218,7 +230,7 @@ pub enum Failure {
     /// Wrong usage or configuration.
     #[error("{0}")]
     Usage(String),
-    /// No node of the cluster could be reached.
+    /// No node of the cluster could be reached, or no verifier that had to be asked.
     #[error("{0}")]
     Unreachable(String),
     /// The leadership that the command was about has moved on by itself.

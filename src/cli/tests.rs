@@ -9,6 +9,8 @@ use crate::api::answers::{ClusterStatus, LeaderAnswer, MemberStatus, ResignAnswe
 use crate::fencing::mode::FenceMode;
 use crate::ids::{LogIndex, NodeId, Term};
 
+mod disaster;
+
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
 }
@@ -33,6 +35,16 @@ fn every_command_of_the_contract_is_taken() {
         "termgate status --json --api http://a:1 --api http://b:1",
         "termgate resign --to 2 --api http://a:1",
         "termgate check --config node.toml",
+        "termgate backup --out orders.backup",
+        "termgate backup -c node.toml --out orders.backup --stale --force",
+        "termgate backup --server http://a:1 --api http://b:1 --out orders.backup",
+        "termgate backup --data-dir data --out orders.backup",
+        "termgate backup verify orders.backup",
+        "termgate backup inspect orders.backup --json",
+        "termgate restore --backup orders.backup --config node.toml",
+        "termgate restore --backup orders.backup -c node.toml --term-floor 57 --force",
+        "termgate recover --force-new-cluster -c node.toml",
+        "termgate recover --force-new-cluster -c node.toml --members 1,2 --term-floor auto --yes-i-understand",
     ];
     for line in lines {
         parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -49,6 +61,14 @@ fn wrong_usage_is_refused_with_status_2() {
         "termgate certs issue --ca certs --out certs --node 1 --guard a",
         "termgate certs issue --ca certs --out certs --node 0",
         "termgate resign --to two",
+        "termgate backup",
+        "termgate backup --out a --data-dir d --config node.toml",
+        "termgate backup --out a verify b",
+        "termgate backup verify",
+        "termgate restore --backup a",
+        "termgate restore --backup a -c node.toml --term-floor latest",
+        "termgate recover -c node.toml",
+        "termgate recover --force-new-cluster -c node.toml --members one",
     ];
     for line in lines {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
@@ -61,6 +81,9 @@ fn help_shows_the_defaults() {
         ("dev", &["[default: 3]", "[default: 7100]", "[default: data/dev]"][..]),
         ("status", &["[default: http://127.0.0.1:9090]", "[env: TERMGATE_API"]),
         ("resign", &["[default: the most up-to-date follower]"]),
+        ("backup", &["[env: TERMGATE_TOKEN]", "[env: TERMGATE_API]"]),
+        ("restore", &["[default: auto]"]),
+        ("recover", &["[default: auto]", "[default: this node alone]"]),
     ] {
         let mut cli = Cli::command();
         let help = cli.find_subcommand_mut(command).unwrap().render_long_help().to_string();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::api::answers::ResignRequest;
 use crate::certs;
 use crate::cli::client::{self, Call, ClientError};
-use crate::cli::{Certs, ClientArgs, Failure, IssueArgs, ResignArgs, Tool, show};
+use crate::cli::{Certs, ClientArgs, Failure, IssueArgs, ResignArgs, Tool, backup, disaster, show};
 use crate::config::issue::lines;
 use crate::config::{AnyConfig, load_any};
 use crate::ids::NodeId;
@@ -24,6 +24,9 @@ impl Tool {
             Self::Status(args) => block_on(get(&args, "/cluster/status", show::status)),
             Self::Resign(args) => block_on(resign(&args)),
             Self::Check(args) => check(&args.config),
+            Self::Backup(args) => block_on(backup::run(&args)),
+            Self::Restore(args) => block_on(disaster::restore(&args)),
+            Self::Recover(args) => block_on(disaster::recover(&args)),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the loop notices about itself: role changes, refusals, the disk and the clock. It counts
 //! and logs; the one thing it decides is whether the clock can still be believed.
 
+use std::collections::BTreeMap;
+
 use crate::clock;
 use crate::driver::cycle::Cycle;
 use crate::driver::fatal::Fatal;
@@ -8,12 +10,15 @@ use crate::fencing::leadership::Leadership;
 use crate::ids::{LogIndex, NodeId};
 use crate::metrics::{Metrics, PeerLabel, RoleLabel};
 use crate::raft::config::Config;
-use crate::raft::effect::{Cause, Event, RoleKind};
+use crate::raft::effect::{Cause, DropReason, Event, RoleKind};
 use crate::raft::view::PeerView;
 use crate::time::{Duration, Instant};
 
 /// How often the gauges that need a full view are refreshed: finer than any scrape.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A stranger under a member's name is logged once in this time: it tries with every election.
+const STRANGER_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Counts and logs for one loop.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Observer {
     gauges_at: Instant,
     /// The peers that have gauges now.
     peers_shown: Vec<NodeId>,
+    /// When each member was last heard from a data directory that is not the one it is known by.
+    strangers: BTreeMap<NodeId, Instant>,
 }
 
 impl Observer {
@@ -43,6 +50,7 @@ impl Observer {
             campaign_since: None,
             gauges_at: Instant::ZERO,
             peers_shown: Vec::new(),
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -91,12 +99,29 @@ impl Observer {
             Event::Dropped { from, reason } => {
                 tracing::debug!(%from, ?reason, "message dropped");
                 self.metrics.refuse("message", format!("{reason:?}"));
+                if *reason == DropReason::UnknownIncarnation {
+                    self.stranger(*from);
+                }
             }
             Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
             Event::Disowned { by } => return Err(Fatal::Disowned(*by)),
             Event::Removed { at } => return Err(Fatal::Removed(*at)),
         }
         Ok(())
+    }
+
+    /// Without a word, a cluster that does not form would give no hint why.
+    fn stranger(&mut self, from: NodeId) {
+        let now = clock::now();
+        if self.strangers.get(&from).is_some_and(|at| now.since(*at) < STRANGER_INTERVAL) {
+            return;
+        }
+        self.strangers.insert(from, now);
+        tracing::warn!(
+            node = %from,
+            "dropped what a node says under a member's name: its data directory is not the one that this node knows; \
+             it is of an earlier cluster, was emptied, or was restored from another backup or with another term floor"
+        );
     }
 
     fn role_changed(&mut self, role: RoleKind, term: u64, cause: Cause) {

@@ -138,7 +138,7 @@ impl Gatekeeper {
         let node = self.handle.node();
         self.plan_look(route, None);
         self.calls.spawn(async move {
-            let fence = look(&backend, &resource, node).await;
+            let fence = look(&backend, &resource, node).await.ok();
             Call { route, term, result: CallResult::Seen(fence) }
         });
         None

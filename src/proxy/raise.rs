@@ -53,14 +53,21 @@ pub async fn raise(backend: &Backend, resource: &str, term: Term, node: NodeId) 
     }
 }
 
-/// Where the fence of `resource` stands. `None` when the verifier does not say: then only a write can
-/// find out.
-pub async fn look(backend: &Backend, resource: &str, node: NodeId) -> Option<Term> {
+/// Where the fence of `resource` stands; zero when it was never raised. The error says why the verifier
+/// does not tell: then only a write can find out.
+pub async fn look(backend: &Backend, resource: &str, node: NodeId) -> Result<Term, String> {
     let request = request(Method::GET, backend, node, String::new());
     let called = timeout(limits::LOOK_TIMEOUT, call(backend, request)).await;
-    let (status, _, body) = called.ok()?.ok()?;
-    let shown: Answer = serde_json::from_slice(&body).ok()?;
-    (status == StatusCode::OK && shown.resource == resource).then_some(shown.term)
+    let (status, _, body) = called.map_err(|_| format!("no answer within {:?}", limits::LOOK_TIMEOUT))??;
+    if status != StatusCode::OK {
+        return Err(format!("{} answered {status} to GET {FENCE_PATH}", backend.authority()));
+    }
+    let shown: Answer = serde_json::from_slice(&body)
+        .map_err(|e| format!("{} answered with something else than a fence: {e}", backend.authority()))?;
+    match shown.resource == resource {
+        true => Ok(shown.term),
+        false => Err(format!("the verifier at {} protects {:?}", backend.authority(), shown.resource)),
+    }
 }
 
 /// An answer counts only when it says what was asked: some other service may answer 200 to all.

@@ -3,6 +3,7 @@
 //! | file | what runs |
 //! |---|---|
 //! | `dev` | `termgate dev`, spoken to as its welcome text says |
+//! | `disaster` | backups, a cluster that is restored, and one that is made anew of a survivor |
 //! | `ledger` | three nodes before `examples/ledger` before a PostgreSQL server of our own |
 //! | `full_disk` | nodes whose data directory lies on a file system that gets full |
 //! | `long_log` | a node that has much to apply when it starts again |
@@ -15,6 +16,7 @@
 mod support;
 
 mod dev;
+mod disaster;
 mod full_disk;
 mod ledger;
 mod long_log;

@@ -29,6 +29,7 @@ pub const RANKS: &[(&str, u8)] = &[
     ("app", 5),
     ("cli", 5),
     ("dev", 5),
+    ("disaster", 5),
     ("main", 5),
     ("lib", 6),
 ];
