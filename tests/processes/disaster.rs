@@ -105,8 +105,15 @@ fn back_up_under_writes(cluster: &Cluster) -> (PathBuf, u64) {
     (file, before)
 }
 
+/// Backs the cluster up, through node 1.
+pub fn back_up(cluster: &Cluster) -> PathBuf {
+    let file = cluster.dir().join("cluster.backup");
+    done(&["backup", "--config", text(&cluster.config_of(1)), "--out", text(&file)]);
+    file
+}
+
 /// Every disk of the cluster is gone.
-fn lose_everything(cluster: &mut Cluster) {
+pub fn lose_everything(cluster: &mut Cluster) {
     for id in cluster.ids() {
         cluster.kill_node(id);
     }
@@ -122,7 +129,8 @@ fn restore(cluster: &Cluster, id: u64, backup: &Path, floor: &str) -> (u64, u64)
     (number(&said, "floor"), number(&said, "terms    above"))
 }
 
-fn restore_all(cluster: &Cluster, backup: &Path) -> (u64, u64) {
+/// Restores every node, the first with `auto`; as [`restore`].
+pub fn restore_all(cluster: &Cluster, backup: &Path) -> (u64, u64) {
     let first = restore(cluster, 1, backup, "auto");
     for id in 2..=3 {
         assert_eq!(restore(cluster, id, backup, &first.0.to_string()), first);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use crate::disaster::{back_up, lose_everything, restore_all};
 use crate::machine;
 use crate::support::cluster::{Cluster, Leader, Plan, SETTLE_LIMIT};
 use crate::support::http::{Answer, request};
@@ -181,4 +182,39 @@ fn the_example_on_postgresql_takes_writes_of_the_leader_only_and_keeps_them_over
     assert_eq!(bodies, ["as the new leader does", "through the other survivor"]);
     assert_eq!(fresh.json()["seq"], more[0].0);
     assert_eq!((more[1].0, more[1].1, more[1].2), (seq, term, new.id));
+}
+
+/// P4: the fence in PostgreSQL is read by `auto`, the old token loses in it, and the new one is taken.
+#[test]
+fn a_restored_cluster_goes_on_above_the_fence_in_postgresql() {
+    let _machine = machine();
+    let mut all = Installation::start();
+    let backup = back_up(&all.cluster);
+    let first = all.cluster.leader();
+    all.cluster.kill_node(first.id);
+    let survivor = all.cluster.ids().into_iter().find(|id| *id != first.id).expect("there are others");
+    write_until_landed(all.proxy(survivor), "under a term that the backup does not know");
+    let old = all.cluster.leader();
+    assert!(old.term > first.term);
+    all.expect_fence_of(&old);
+    all.cluster.start_node(first.id);
+    all.cluster.wait_whole();
+    let before = all.rows();
+    lose_everything(&mut all.cluster);
+
+    let (floor, begin) = restore_all(&all.cluster, &backup);
+    assert!(floor >= old.term, "{floor}");
+    all.cluster.start_all_nodes();
+    all.cluster.wait_whole();
+    let new = all.cluster.leader();
+    assert!(new.term > begin);
+    all.expect_fence_of(&new);
+    let stale = all.write_straight(&old, "as the old leader would");
+    assert_eq!(stale.status, 412, "{}", stale.text());
+    assert_eq!(stale.field("termgate-fence"), Some(format!("rejected; current={}", new.term).as_str()));
+    let (seq, term) = write(all.proxy(survivor), "after the disaster");
+    assert_eq!(term, new.term);
+    let rows = all.rows();
+    assert_eq!(rows[..before.len()], before, "what the backend holds stays");
+    assert_eq!(rows[before.len()..], [(seq, term, new.id, "after the disaster".to_owned())]);
 }
