@@ -451,6 +451,10 @@ fn the_other_members_are_restored_from_what_the_survivor_held() {
     for id in [1, 3] {
         std::fs::remove_dir_all(cluster.at(id).data_dir()).expect("removed");
     }
+    let (held, data) = (cluster.dir().join("held.backup"), cluster.at(2).data_dir());
+    let shown = done(&["backup", "--data-dir", text(&data), "--out", text(&held)]);
+    assert!(shown.contains("origin   disk: all that the disk of node 2 held"), "{shown}");
+    assert!(number(&shown, "keys") == WRITES && shown.contains("voters   1, 2, 3\n"), "{shown}");
     let config = cluster.config_of(2);
     let said = done(&[
         "recover",
