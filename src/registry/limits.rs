@@ -18,6 +18,13 @@ pub const FENCES: usize = 10_000;
 pub const MEMBERS: usize = 64;
 /// Bytes of one address or zone of a member: a DNS name has at most 253 and a port.
 pub const ADDRESS_BYTES: usize = 300;
+/// Changes of the members whose requests are remembered: whoever asks again does so within minutes, and
+/// nobody changes members hundreds of times in that time.
+pub const CHANGES: usize = 256;
+/// Invitations that are open at the same time; more than any cluster has members.
+pub const INVITATIONS: usize = 64;
+/// Bytes of the name of a request: a UUID and more.
+pub const REQUEST_KEY_BYTES: usize = 128;
 /// Leaders that are remembered: a bad night's worth of elections.
 pub const LEADERS: usize = 128;
 

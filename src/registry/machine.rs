@@ -34,8 +34,11 @@ use crate::registry::digest::Digest;
 use crate::registry::limits;
 use crate::registry::ordered::Ordered;
 
+mod changes;
 mod founded;
 pub mod snapshot;
+
+pub use changes::{ChangeRecord, InvitationRecord};
 
 /// A key's value and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,9 @@ pub struct Machine {
     membership: Membership,
     leaders: VecDeque<LeaderRecord>,
     fences: BTreeMap<String, FenceRecord>,
+    /// The last changes of the members that were asked for by name, oldest first.
+    changes: VecDeque<ChangeRecord>,
+    invitations: BTreeMap<NodeId, InvitationRecord>,
     undecodable_count: u64,
     digest: Digest,
 }
@@ -102,6 +108,8 @@ impl Machine {
             membership: Membership::default(),
             leaders: VecDeque::new(),
             fences: BTreeMap::new(),
+            changes: VecDeque::new(),
+            invitations: BTreeMap::new(),
             undecodable_count: 0,
             digest: Digest::EMPTY,
         }
@@ -121,7 +129,7 @@ impl Machine {
                 None
             }
             Payload::Membership(membership) => {
-                self.membership = membership.clone();
+                self.enter(entry.id.index, membership);
                 None
             }
             Payload::Command(bytes) => Some(self.apply_bytes(entry.id, bytes)),
@@ -157,6 +165,9 @@ impl Machine {
             Op::Delete { key, condition } => self.delete(id, &key, condition),
             Op::FenceRaised { resource, term, node } => self.raise_fence(id, resource, term, node),
             Op::SetMember(member) => self.set_member(id, member),
+            Op::Intend(intent) => self.intend(id, *intent),
+            Op::Invite(invitation) => self.invite(id, &invitation),
+            Op::Redeem(redemption) => self.redeem(id, *redemption),
         };
         applied.map_or_else(|refusal| refusal, |version| Answer::Done { version })
     }
@@ -217,18 +228,6 @@ impl Machine {
             _ => {}
         }
         self.fences.insert(resource, FenceRecord { term, node, index: id.index });
-        Ok(id.index)
-    }
-
-    fn set_member(&mut self, id: LogId, member: Member) -> Result<LogIndex, Answer> {
-        let texts = [&member.peer, &member.proxy, &member.hop, &member.api];
-        if texts.into_iter().chain(&member.zone).any(|text| text.len() > limits::ADDRESS_BYTES) {
-            return Err(Answer::LimitExceeded("an address has at most 300 bytes"));
-        }
-        if !self.members.contains_key(&member.id) && self.members.len() >= limits::MEMBERS {
-            return Err(Answer::LimitExceeded("at most 64 members are remembered"));
-        }
-        self.members.insert(member.id, member);
         Ok(id.index)
     }
 

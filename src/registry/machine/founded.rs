@@ -1,6 +1,6 @@
 //! An old state as the first of a new cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Machine;
 use crate::ids::{LogId, LogIndex};
@@ -18,7 +18,8 @@ impl Machine {
     ///
     /// - keys, with their versions, and fences stay (DR-4): clients and backends remember them;
     /// - who led is history, and stays;
-    /// - addresses go: those of the new members are configured.
+    /// - addresses go: those of the new members are configured;
+    /// - changes of the old members and invitations among them go.
     ///
     /// # Panics
     /// When `last` is not behind this state.
@@ -32,6 +33,8 @@ impl Machine {
             membership: _,
             leaders,
             fences,
+            changes: _,
+            invitations: _,
             undecodable_count,
             digest,
         } = self;
@@ -45,6 +48,8 @@ impl Machine {
             membership,
             leaders,
             fences,
+            changes: VecDeque::new(),
+            invitations: BTreeMap::new(),
             undecodable_count,
             digest,
         }

@@ -9,8 +9,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{FenceRecord, LeaderRecord, Machine, Value};
-use crate::ids::LogId;
+use super::{ChangeRecord, FenceRecord, InvitationRecord, LeaderRecord, Machine, Value};
+use crate::ids::{LogId, NodeId};
 use crate::raft::entry::Membership;
 use crate::registry::command::Member;
 use crate::registry::digest::Digest;
@@ -45,6 +45,11 @@ enum Record {
     /// The last: how many there were before it (SN-3).
     End {
         records: u64,
+    },
+    Change(ChangeRecord),
+    Invitation {
+        node: NodeId,
+        record: InvitationRecord,
     },
 }
 
@@ -85,6 +90,12 @@ impl Machine {
         }
         for (resource, record) in &self.fences {
             put(&Record::Fence { resource: resource.clone(), record: *record })?;
+        }
+        for change in &self.changes {
+            put(&Record::Change(change.clone()))?;
+        }
+        for (node, record) in &self.invitations {
+            put(&Record::Invitation { node: *node, record: *record })?;
         }
         for (key, value) in self.keys.range(std::ops::Bound::Unbounded) {
             put(&Record::Key { key: key.to_owned(), value: value.clone() })?;
@@ -216,6 +227,14 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
                 return Err(Malformed::Record("a key comes twice"));
             }
         }
+        Record::Change(change) => {
+            within(machine.changes.len(), limits::CHANGES)?;
+            machine.changes.push_back(change);
+        }
+        Record::Invitation { node, record } => {
+            within(machine.invitations.len(), limits::INVITATIONS)?;
+            machine.invitations.insert(node, record);
+        }
         Record::Header { .. } | Record::End { .. } => return Err(Malformed::Record("out of place")),
     }
     Ok(())
@@ -230,7 +249,7 @@ mod tests {
     use super::*;
     use crate::ids::{LogIndex, NodeId, Term};
     use crate::raft::entry::{Entry, Payload};
-    use crate::registry::command::{Command, Condition, Op};
+    use crate::registry::command::{Command, Condition, Goal, Intent, Invitation, Op, RequestName, Standing};
 
     fn member(id: u64) -> Member {
         let at = |port| format!("10.0.0.{id}:{port}");
@@ -249,6 +268,10 @@ mod tests {
             machine.apply(&entry(index, Payload::Command(Bytes::from(command))));
         };
         run(Op::FenceRaised { resource: "orders".to_owned(), term: Term(1), node: NodeId(1) });
+        let request = Some(RequestName { key: "k".to_owned(), digest: [3; 32] });
+        let goal = Goal { here: Some((NodeId(3), Standing::Voter)), gone: Some(NodeId(1)) };
+        run(Op::Intend(Box::new(Intent { request, member: Some(member(3)), goal, reached: false })));
+        run(Op::Invite(Invitation { node: NodeId(4), verifier: [4; 32], made_at: 1, expires_at: 2 }));
         for key in 0..keys {
             let value = Bytes::from(vec![7; (key % 300) as usize]);
             run(Op::Put { key: format!("key-{key}"), value, condition: Condition::None });
@@ -282,6 +305,7 @@ mod tests {
             assert_eq!(bytes(&back), encoded);
             assert_eq!(back.digest(), machine.digest());
             assert_eq!((back.byte_count(), back.key_count()), (machine.byte_count(), machine.key_count()));
+            assert!(back.change("k").is_some() && back.invitation(NodeId(4)).is_some());
         }
     }
 
