@@ -1,5 +1,7 @@
 //! The contents of the API's answers, as the nodes write them and the client commands read them.
 
+pub mod members;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fencing::mode::FenceMode;
@@ -79,7 +81,11 @@ pub struct ClusterStatus {
     /// The resources as the leader sees them, or as the answering node does when the leader is
     /// silent.
     pub resources: Vec<ResourceStatus>,
-    /// The answering node's settings.
+    /// The answering node.
+    pub node: NodeId,
+    /// Its data directory, as `POST /cluster/members` wants it named.
+    pub incarnation: String,
+    /// Its settings.
     pub config: serde_json::Value,
 }
 

@@ -20,6 +20,8 @@ pub const CONSISTENCY: HeaderName = HeaderName::from_static("termgate-consistenc
 pub const MIN_INDEX: HeaderName = HeaderName::from_static("termgate-min-index");
 /// Names the request, in every answer. Between nodes, also in the request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
+/// What the client calls its request, over all its repetitions.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Between nodes: the asked node does not lead, and the request had no effect.
 pub const NOT_LEADER: HeaderName = HeaderName::from_static("termgate-not-leader");
 

@@ -7,18 +7,19 @@ use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{Request, Response};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
-use crate::api::fields::{CONSISTENCY, MIN_INDEX, NOT_LEADER, REQUEST_ID};
+use crate::api::fields::{CONSISTENCY, IDEMPOTENCY_KEY, MIN_INDEX, NOT_LEADER, REQUEST_ID};
 use crate::api::{Caller, Inner};
 use crate::driver::handle::Refused;
 use crate::fencing::leadership::Leadership;
 use crate::ids::NodeId;
 use crate::problem::{Kind, Problem};
+use crate::raft::effect::ReconfigureRefusal;
 use crate::time::Duration;
 
 /// Between two attempts at the same leader.
 const PAUSE: Duration = Duration::from_millis(50);
 /// When a client should try again after the hold time went by.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How an attempt to reach the leader ended.
 pub(super) enum Attempt<T> {
@@ -138,6 +139,29 @@ impl<'c> Hold<'c> {
     }
 }
 
+/// Lets the leader answer: `here`, when this node leads, or else the node that does.
+pub(super) async fn at_leader<F>(
+    hold: &Hold<'_>,
+    request: &Request<Bytes>,
+    here: impl Fn() -> F,
+) -> Result<Response<Bytes>, Problem>
+where
+    F: Future<Output = Result<Attempt<Response<Bytes>>, Problem>>,
+{
+    loop {
+        let leader = hold.leader().await?;
+        let attempt = if leader == hold.context.handle.node() {
+            here().await?
+        } else {
+            hold.pass_on(leader, request).await?
+        };
+        match attempt {
+            Attempt::Done(response) => return Ok(response),
+            Attempt::Missed(miss) => hold.after(leader, miss).await?,
+        }
+    }
+}
+
 /// A write that may have happened.
 pub(super) fn unknown(detail: String) -> Problem {
     Problem::new(Kind::OutcomeUnknown, format!("{detail}; read before you write again"))
@@ -153,8 +177,18 @@ pub(super) fn refused_write(refused: &Refused) -> Problem {
         Refused::NotLeader { .. } => {
             Problem::new(Kind::NoLeader, refused.to_string()).retry_after(RETRY_AFTER)
         }
-        Refused::Reconfigure(_) => Problem::new(Kind::MembershipRefused, refused.to_string()),
+        Refused::Reconfigure(why) => refused_change(why),
         Refused::Transfer(_) => Problem::new(Kind::TransferRefused, refused.to_string()),
+    }
+}
+
+/// The membership stays as it is. What passes by itself is worth another attempt.
+pub(super) fn refused_change(why: &ReconfigureRefusal) -> Problem {
+    use ReconfigureRefusal::{InProgress, NotCaughtUp, NotInContact, NotReady};
+    let problem = Problem::new(Kind::MembershipRefused, why.to_string());
+    match why {
+        InProgress | NotReady | NotCaughtUp { .. } | NotInContact(_) => problem.retry_after(RETRY_AFTER),
+        _ => problem,
     }
 }
 
@@ -174,7 +208,7 @@ fn copy(request: &Request<Bytes>) -> Request<Bytes> {
     *copy.method_mut() = request.method().clone();
     let target = request.uri().path_and_query().cloned();
     *copy.uri_mut() = target.map_or_else(http::Uri::default, http::Uri::from);
-    for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE, CONSISTENCY, MIN_INDEX, REQUEST_ID] {
+    for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE, CONSISTENCY, MIN_INDEX, REQUEST_ID, IDEMPOTENCY_KEY] {
         for value in request.headers().get_all(&name) {
             copy.headers_mut().append(name.clone(), value.clone());
         }

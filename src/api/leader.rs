@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use crate::api::answers::{LeaderAnswer, ResignAnswer, ResignRequest, ResourceStatus};
 use crate::api::fields::{bad_request, consistency_word, json, query, quoted_number, single};
-use crate::api::forward::{Attempt, Effect, Hold, Miss, refused_write, unknown};
+use crate::api::forward::{Attempt, Effect, Hold, Miss, at_leader, refused_write, unknown};
 use crate::api::{Caller, Inner};
 use crate::clock;
 use crate::driver::handle::{Refused, Transferred};
@@ -103,18 +103,7 @@ pub(super) async fn resign(
     let wish = read_wish(request.body())?;
     let if_match = single(request.headers(), &IF_MATCH)?;
     let hold = Hold::new(context, caller, Effect::Write);
-    loop {
-        let leader = hold.leader().await?;
-        let attempt = if leader == context.handle.node() {
-            resign_here(context, &wish, if_match).await?
-        } else {
-            hold.pass_on(leader, request).await?
-        };
-        match attempt {
-            Attempt::Done(response) => return Ok(response),
-            Attempt::Missed(miss) => hold.after(leader, miss).await?,
-        }
-    }
+    at_leader(&hold, request, || resign_here(context, &wish, if_match)).await
 }
 
 fn read_wish(body: &Bytes) -> Result<ResignRequest, Problem> {

@@ -25,6 +25,9 @@
 //! | `leader` | who leads, and handing leadership over |
 //! | `status` | all nodes in one answer |
 //! | `backup` | all of the state, while writes go on |
+//! | `members` | who takes part, and what may be asked to be different |
+//! | `change` | carries such a change out |
+//! | `addresses` | what addresses and names look like |
 //! | `health` | for load balancers and supervisors |
 //! | `keys` | the registry over HTTP |
 //! | `fields` | reads and writes header fields |
@@ -32,15 +35,18 @@
 //! | `answers` | the contents of the answers |
 //! | `server` | the TCP listener |
 
+pub mod addresses;
 mod admission;
 pub mod answers;
 pub mod auth;
 mod backup;
+mod change;
 pub mod fields;
 mod forward;
 mod health;
 mod keys;
 mod leader;
+mod members;
 mod refusal;
 pub mod router;
 mod server;
@@ -94,6 +100,8 @@ pub struct ApiContext {
     pub remote: Remote,
     /// What status answers show of the settings.
     pub config_summary: serde_json::Value,
+    /// The data directory's.
+    pub incarnation: u64,
 }
 
 impl fmt::Debug for ApiContext {
@@ -136,10 +144,13 @@ struct Inner {
     lease_reads: bool,
     remote: Remote,
     config_summary: serde_json::Value,
+    incarnation: u64,
     limits: Limits,
     ids: RequestIds,
     /// One place: see `backup`.
     backups: Arc<Semaphore>,
+    /// Held by whoever changes the members.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// Who calls.
@@ -169,21 +180,21 @@ impl Api {
 
     /// The same, with other limits.
     pub fn with_limits(context: ApiContext, limits: Limits) -> Self {
-        let ApiContext { handle, cluster, resources, metrics, token, lease_reads, remote, config_summary } =
-            context;
-        let ids = RequestIds::new(handle.node());
+        let ids = RequestIds::new(context.handle.node());
         Self(Arc::new(Inner {
-            handle,
-            cluster,
-            resources,
-            metrics,
-            token,
-            lease_reads,
-            remote,
-            config_summary,
+            handle: context.handle,
+            cluster: context.cluster,
+            resources: context.resources,
+            metrics: context.metrics,
+            token: context.token,
+            lease_reads: context.lease_reads,
+            remote: context.remote,
+            config_summary: context.config_summary,
+            incarnation: context.incarnation,
             limits,
             ids,
             backups: Arc::new(Semaphore::new(1)),
+            changing: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -243,6 +254,10 @@ impl Api {
             Call::Status => Ok(status::cluster(&self.0).await),
             Call::Backup => backup::take(&self.0, caller, &request).await,
             Call::Report => Ok(status::report(&self.0).await?),
+            Call::MemberList => Ok(members::list(&self.0, caller, &request).await?),
+            Call::MemberAdd => Ok(members::add(&self.0, caller, &request).await?),
+            Call::MemberPatch => Ok(members::patch(&self.0, caller, rest, &request).await?),
+            Call::MemberRemove => Ok(members::remove(&self.0, caller, rest, &request).await?),
             Call::Livez => Ok(health::livez(&self.0).await),
             Call::Readyz => Ok(health::readyz(&self.0)),
             Call::Primary => Ok(health::primary(&self.0, request.uri())?),

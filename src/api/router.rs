@@ -14,6 +14,14 @@ pub enum Call {
     Status,
     /// The state, as a file to keep.
     Backup,
+    /// Who takes part.
+    MemberList,
+    /// Somebody more.
+    MemberAdd,
+    /// With or without a vote, or at other addresses.
+    MemberPatch,
+    /// Somebody less.
+    MemberRemove,
     /// Does the process do anything.
     Livez,
     /// Can it serve.
@@ -41,7 +49,15 @@ pub enum Call {
 impl Call {
     /// Whether the call may change something.
     pub const fn changes_something(self) -> bool {
-        matches!(self, Self::Resign | Self::KeyPut | Self::KeyDelete)
+        matches!(
+            self,
+            Self::Resign
+                | Self::MemberAdd
+                | Self::MemberPatch
+                | Self::MemberRemove
+                | Self::KeyPut
+                | Self::KeyDelete
+        )
     }
 
     /// Whether the call needs the bearer token: changes do, and so does all of the state at once.
@@ -50,12 +66,16 @@ impl Call {
     }
 }
 
-/// The calls of clients. `{key}` stands for the rest of the path. GET answers HEAD too.
+/// The calls of clients. A name in braces stands for the rest of the path. GET answers HEAD too.
 pub const TABLE: &[(Method, &str, Call)] = &[
     (Method::GET, "/leader", Call::Leader),
     (Method::POST, "/leader/resign", Call::Resign),
     (Method::GET, "/cluster/status", Call::Status),
     (Method::GET, "/cluster/backup", Call::Backup),
+    (Method::GET, "/cluster/members", Call::MemberList),
+    (Method::POST, "/cluster/members", Call::MemberAdd),
+    (Method::PATCH, "/cluster/members/{id}", Call::MemberPatch),
+    (Method::DELETE, "/cluster/members/{id}", Call::MemberRemove),
     (Method::GET, "/livez", Call::Livez),
     (Method::GET, "/readyz", Call::Readyz),
     (Method::GET, "/primary", Call::Primary),
@@ -83,7 +103,7 @@ pub enum NotRouted {
     MethodNotAllowed(String),
 }
 
-/// Finds the call, and what stands for `{key}` in the path (still encoded, empty when the row has
+/// Finds the call, and what stands for the name in braces in the path (still encoded, empty when the row has
 /// none). `internal` adds the calls of other nodes.
 pub fn route<'p>(method: &Method, path: &'p str, internal: bool) -> Result<(Call, &'p str), NotRouted> {
     let rows = || TABLE.iter().chain(if internal { INTERNAL } else { &[] });
@@ -105,10 +125,10 @@ pub fn route<'p>(method: &Method, path: &'p str, internal: bool) -> Result<(Call
     Err(NotRouted::MethodNotAllowed(allow.join(", ")))
 }
 
-/// What `path` has in the place of `{key}`, when it fits the pattern.
+/// What `path` has in the place of the name in braces, when it fits the pattern.
 fn fits<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
-    match pattern.strip_suffix("{key}") {
-        Some(start) => path.strip_prefix(start).filter(|rest| !rest.is_empty()),
+    match pattern.split_once('{') {
+        Some((start, _)) => path.strip_prefix(start).filter(|rest| !rest.is_empty()),
         None => (pattern == path).then_some(""),
     }
 }

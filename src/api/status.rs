@@ -109,6 +109,8 @@ fn assemble(context: &Inner, members: &[Member], reports: &BTreeMap<NodeId, Node
         lease_remaining_ms: view.and_then(|leader| leader.lease_remaining_ms),
         members,
         resources: view.map_or_else(|| resources(context), |leader| leader.resources.clone()),
+        node: context.handle.node(),
+        incarnation: context.incarnation.to_string(),
         config: context.config_summary.clone(),
     }
 }

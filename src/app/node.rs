@@ -46,16 +46,16 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
     let metrics = Metrics::new();
     let credentials = Credentials::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
     reload::follow(config.tls.clone(), credentials.clone(), metrics.clone())?;
-    let running = start_loop(&config, &credentials, &metrics)?;
+    let (running, incarnation) = start_loop(&config, &credentials, &metrics)?;
     let handle = running.handle.clone();
-    let (proxy, api) = start_edges(&config, &credentials, &metrics, &handle)?;
+    let (proxy, api) = start_edges(&config, &credentials, &metrics, &handle, incarnation)?;
     let listener = TcpListener::bind(config.listen.api).await;
     let listener = listener.map_err(|e| {
         format!("cannot listen on {} for the API: {e}; is another process using it?", config.listen.api)
     })?;
     let serving = tokio::spawn(api::serve(listener, api));
     tracing::info!(
-        node = %config.id(), proxy = %config.listen.proxy, api = %config.listen.api, peer = %config.listen.peer,
+        node = %config.id(), %incarnation, proxy = %config.listen.proxy, api = %config.listen.api, peer = %config.listen.peer,
         "node started"
     );
     let signal = asked_to_end().await?;
@@ -69,10 +69,11 @@ fn start_loop(
     config: &NodeConfig,
     credentials: &Credentials,
     metrics: &Metrics,
-) -> Result<Running, Box<dyn Error>> {
+) -> Result<(Running, u64), Box<dyn Error>> {
     let membership = Membership::of_voters(config.members.iter().map(|member| member.id));
     let identity = Identity { cluster: config.cluster.clone(), node: config.id(), membership };
     let store = Store::open(&config.data_dir, &identity, config.raft.election_timeout_min)?;
+    let incarnation = store.1.life.incarnation;
     let parts = Parts {
         config: config.raft.clone(),
         store,
@@ -89,7 +90,7 @@ fn start_loop(
         metrics: metrics.clone(),
         seed: random(),
     };
-    Ok(run::start(parts, end_process)?)
+    Ok((run::start(parts, end_process)?, incarnation))
 }
 
 /// A node that can't go on says why and ends at once: whatever it would still do could be wrong.
@@ -104,6 +105,7 @@ fn start_edges(
     credentials: &Credentials,
     metrics: &Metrics,
     handle: &Handle,
+    incarnation: u64,
 ) -> Result<(Proxy, Api), Box<dyn Error>> {
     // The proxy carries other nodes' API calls to the API, which itself calls out through the
     // proxy: the cell closes that circle once both are there.
@@ -137,6 +139,7 @@ fn start_edges(
             Box::pin(async move { door.call(node, request).await })
         }),
         config_summary: config.summary(),
+        incarnation,
     });
     // Set once, here.
     let _ = cell.set(api.clone());

@@ -143,6 +143,8 @@ fn status() -> ClusterStatus {
             resource("orders", FenceMode::Enforced, "open", Some(Term(7))),
             resource("reports", FenceMode::Drain, "closed", None),
         ],
+        node: NodeId(1),
+        incarnation: "77".into(),
         config: serde_json::Value::Null,
     }
 }

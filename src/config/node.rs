@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::api::addresses::port_of;
 use crate::api::auth::Token;
 use crate::config::section::{Given, Section};
 use crate::config::{TlsFiles, files, value};
@@ -276,7 +277,7 @@ fn read_listen(root: &mut Section<'_>, member: Option<&Member>, has_auth: bool) 
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let at = |ip, endpoint: fn(&Member) -> &str| {
-        member.and_then(|m| value::port_of(endpoint(m))).map(|port| SocketAddr::new(ip, port))
+        member.and_then(|m| port_of(endpoint(m))).map(|port| SocketAddr::new(ip, port))
     };
     let peer = listen.optional("peer", value::listener).or_else(|| at(any, |m| &m.peer));
     let proxy = listen.optional("proxy", value::listener).or_else(|| at(any, |m| &m.proxy));

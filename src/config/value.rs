@@ -6,6 +6,7 @@ use http::Uri;
 use http::uri::Authority;
 use toml::Value;
 
+use crate::api::addresses::{NAME_BYTES, is_name, port_of};
 use crate::config::section::{Given, whole};
 use crate::fencing::mode::{Consistency, FenceMode};
 use crate::time::Duration;
@@ -13,8 +14,6 @@ use crate::transport::identity::is_valid_name;
 
 /// The longest wait that can be configured: beyond an hour it is a mistake in the unit.
 const LONGEST_MS: u64 = 3_600_000;
-/// Bytes of a name: it becomes a label of each metric and a part of each certificate.
-const NAME_BYTES: usize = 64;
 
 pub(super) fn millis(given: Given) -> Result<Duration, String> {
     bounded_millis(given.number()?)
@@ -55,19 +54,10 @@ pub(super) fn endpoint(given: Given) -> Result<String, String> {
     }
 }
 
-/// The port of `host:port`, when it is one with a host and a port above 0.
-pub(super) fn port_of(endpoint: &str) -> Option<u16> {
-    let authority: Authority = endpoint.parse().ok()?;
-    let plain = !authority.host().is_empty() && !endpoint.contains('@');
-    authority.port_u16().filter(|port| plain && *port > 0)
-}
-
 /// A name that fits into a certificate, a metric label and a structured field as a token.
 pub(super) fn name(given: Given) -> Result<String, String> {
     let text = given.text()?;
-    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
-    let fits = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if starts && fits && text.len() <= NAME_BYTES {
+    if is_name(&text) {
         return Ok(text);
     }
     Err(format!("{text:?} must start with a letter, then letters, digits, - _ . (at most {NAME_BYTES})"))

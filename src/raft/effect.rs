@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term, Ticket};
 use crate::raft::entry::{Entry, Persist, Snapshot, SnapshotId};
 use crate::raft::message::{FetchSnapshot, Message, SnapshotChunk, VoteRefusal};
-pub use crate::raft::reconfigure::{Change, ReconfigureRefusal};
+pub use crate::raft::reconfigure::{CAUGHT_UP, Change, ReconfigureRefusal};
 
 /// Everything that can happen to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -39,7 +39,7 @@ use crate::time::Instant;
 
 /// How far behind the leader's last entry a learner may be to be given a vote. It catches up with this much
 /// while the joint entry is being committed.
-const CAUGHT_UP: u64 = 1000;
+pub const CAUGHT_UP: u64 = 1000;
 
 /// For how many election timeouts a node that was left out is told so.
 const TELL_FOR: u32 = 10;

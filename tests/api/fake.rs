@@ -14,15 +14,15 @@ use termgate::driver::handle::{Applied, Handle, ReadPoint, Refused, Request, Tra
 use termgate::fencing::leadership::Leadership;
 use termgate::fencing::mode::FenceMode;
 use termgate::hop::error::HopError;
-use termgate::ids::{LogId, LogIndex, NodeId, Term};
+use termgate::ids::{Life, LogId, LogIndex, NodeId, Term};
 use termgate::metrics::Metrics;
-use termgate::raft::effect::{RoleKind, TransferRefusal};
+use termgate::raft::effect::{Change, ReconfigureRefusal, RoleKind, TransferRefusal};
 use termgate::raft::entry::{Entry, Membership, Payload};
 use termgate::raft::view::{PeerView, View};
 use termgate::registry::command::{Answer, Command, Member, Op};
 use termgate::registry::machine::Machine;
 use termgate::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The token of a guarded cluster.
 pub const TOKEN: &str = "a token for this test";
@@ -51,12 +51,32 @@ pub enum Proposals {
     Hang,
 }
 
+/// What a leader does with a change of the membership.
+#[derive(Debug, Clone, Default)]
+pub enum Changes {
+    /// Makes it, at once.
+    #[default]
+    Make,
+    /// Says no.
+    Refuse(ReconfigureRefusal),
+    /// Makes it, and loses leadership before it can say so.
+    MakeUnknown,
+    /// Is in the middle of it, and loses leadership.
+    LeaveJoint,
+    /// Never answers.
+    Hang,
+}
+
 #[derive(Default)]
 struct World {
     index: u64,
     term: u64,
     leader: Option<u64>,
     proposals: Proposals,
+    membership: Membership,
+    changes: Changes,
+    /// What the leader was asked to change.
+    changed: Vec<Change>,
     transfer_refusal: Option<TransferRefusal>,
     refuse_reads: bool,
     gates: BTreeMap<&'static str, &'static str>,
@@ -110,7 +130,9 @@ impl Cluster {
             leadership: watch::Sender::new(Arc::new(Leadership::unknown(NodeId(id)))),
             machine: Arc::new(RwLock::new(Machine::new((1..=3).map(member).collect()))),
         };
-        let world = World { term: 6, gates: [("orders", "open")].into(), ..World::default() };
+        let membership = Membership::of_voters((1..=3).map(NodeId));
+        let gates = [("orders", "open")].into();
+        let world = World { term: 6, membership, gates, ..World::default() };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
             nodes: (1..=3).map(|id| (id, node(id))).collect(),
@@ -188,6 +210,20 @@ impl Cluster {
     pub fn on_propose(&self, proposals: Proposals) {
         self.world(|world| world.proposals = proposals);
     }
+    pub fn on_change(&self, changes: Changes) {
+        self.world(|world| world.changes = changes);
+    }
+    /// Everything that the leader was asked to change, in order.
+    pub fn changed(&self) -> Vec<Change> {
+        self.world(|world| world.changed.clone())
+    }
+    pub fn membership(&self) -> Membership {
+        self.world(|world| world.membership.clone())
+    }
+    /// A change behind everybody's back, and the end of one that was left joint.
+    pub fn enter(&self, membership: Membership) {
+        self.0.enter(membership);
+    }
     /// Nothing reaches this node.
     pub fn cut_off(&self, node: u64) {
         self.world(|world| world.cut_off.insert(node));
@@ -220,6 +256,7 @@ fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>, lease_reads: bool)
         lease_reads,
         remote: remote(Arc::clone(shared), id),
         config_summary: serde_json::json!({"heartbeat_interval_ms": 50}),
+        incarnation: 100 + id,
     };
     Api::with_limits(context, LIMITS)
 }
@@ -265,13 +302,12 @@ impl Shared {
             Request::Propose { op, reply, .. } => self.propose(id, op, reply),
             Request::Read { reply } => drop(reply.send(self.read())),
             Request::Transfer { to, reply } => drop(reply.send(self.transfer(id, to))),
-            // No membership to change: its callers hear that nothing is known.
-            Request::Reconfigure { reply, .. } => drop(reply),
+            Request::Reconfigure { change, reply } => self.reconfigure(id, change, reply),
             Request::View { reply } => drop(reply.send(self.view(id))),
         }
     }
 
-    fn propose(&self, id: u64, op: Op, reply: tokio::sync::oneshot::Sender<Result<Applied, Refused>>) {
+    fn propose(&self, id: u64, op: Op, reply: oneshot::Sender<Result<Applied, Refused>>) {
         let mut world = self.world.lock().unwrap();
         if world.leader != Some(id) {
             drop(reply.send(Err(Refused::NotLeader { leader: world.leader.map(NodeId) })));
@@ -294,11 +330,20 @@ impl Shared {
                 return world.never.push(Request::Propose { decided_in, op, reply });
             }
         }
+        let decided_in = Term(world.term);
+        drop(world);
+        let command = postcard::to_stdvec(&Command { decided_in, op }).unwrap();
+        let (LogId { index, term }, answer) = self.append(Payload::Command(command.into()));
+        drop(reply.send(Ok(Applied { index, term, answer: answer.unwrap() })));
+    }
+
+    /// Applies the next entry everywhere.
+    fn append(&self, payload: Payload) -> (LogId, Option<Answer>) {
+        let mut world = self.world.lock().unwrap();
         world.index += 1;
-        let (index, term) = (LogIndex(world.index), Term(world.term));
-        let command = Command { decided_in: term, op };
-        let payload = Payload::Command(postcard::to_stdvec(&command).unwrap().into());
-        let entry = Entry { id: LogId::new(term, index), payload };
+        let id = LogId::new(Term(world.term), LogIndex(world.index));
+        let index = id.index;
+        let entry = Entry { id, payload };
         let mut answer = None;
         for node in self.nodes.values() {
             answer = node.machine.write().unwrap().apply(&entry);
@@ -306,7 +351,42 @@ impl Shared {
                 *seen = Arc::new(Leadership { commit_index: index, last_applied: index, ..(**seen).clone() });
             });
         }
-        drop(reply.send(Ok(Applied { index, term, answer: answer.unwrap() })));
+        (id, answer)
+    }
+
+    fn enter(&self, membership: Membership) -> LogId {
+        self.world.lock().unwrap().membership = membership.clone();
+        self.append(Payload::Membership(membership)).0
+    }
+
+    fn reconfigure(&self, id: u64, change: Change, reply: oneshot::Sender<Result<LogId, Refused>>) {
+        let (membership, changes) = {
+            let mut world = self.world.lock().unwrap();
+            if world.leader != Some(id) {
+                let leader = world.leader.map(NodeId);
+                return drop(reply.send(Err(Refused::NotLeader { leader })));
+            }
+            world.changed.push(change.clone());
+            (world.membership.clone(), world.changes.clone())
+        };
+        assert!(!membership.is_joint(), "the API waits for the end of a change");
+        let next = changed(&membership, &change);
+        let answer = match changes {
+            Changes::Make => Ok(self.enter(next)),
+            Changes::Refuse(why) => Err(Refused::Reconfigure(why)),
+            Changes::MakeUnknown => {
+                self.enter(next);
+                Err(Refused::Unknown)
+            }
+            Changes::LeaveJoint => {
+                self.enter(Membership { voters_old: Some(membership.voters), ..next });
+                Err(Refused::Unknown)
+            }
+            Changes::Hang => {
+                return self.world.lock().unwrap().never.push(Request::Reconfigure { change, reply });
+            }
+        };
+        drop(reply.send(answer));
     }
 
     fn read(&self) -> Result<ReadPoint, Refused> {
@@ -360,11 +440,15 @@ impl Shared {
 
     fn view(&self, id: u64) -> View {
         let seen = self.nodes[&id].leadership.borrow().clone();
-        let index = LogIndex(self.world.lock().unwrap().index);
+        let (index, membership) = {
+            let world = self.world.lock().unwrap();
+            (LogIndex(world.index), world.membership.clone())
+        };
         let leads = seen.role == RoleKind::Leader;
-        let peer = |id: &u64| PeerView {
-            id: NodeId(*id),
-            life: None,
+        let life = |id: NodeId| Some(Life { incarnation: 100 + id.0, boot: 1 });
+        let peer = |id: NodeId| PeerView {
+            id,
+            life: life(id),
             match_index: index,
             next_index: index.next(),
             last_contact: Some(clock::now()),
@@ -381,11 +465,16 @@ impl Shared {
             snapshot: None,
             commit_index: index,
             last_applied: index,
-            membership: Membership::of_voters((1..=3).map(NodeId)),
+            peers: membership
+                .members()
+                .into_iter()
+                .filter(|other| leads && other.0 != id)
+                .map(peer)
+                .collect(),
+            membership,
             fence: seen.fence,
             lease_until: seen.lease_until,
             quorum_contact: None,
-            peers: self.nodes.keys().filter(|other| leads && **other != id).map(peer).collect(),
             pending_reads: 0,
         }
     }
@@ -400,4 +489,23 @@ impl Shared {
         };
         world.gates.iter().map(resource).collect()
     }
+}
+
+/// `change` made to `membership`, without a word about whether it may be made.
+fn changed(membership: &Membership, change: &Change) -> Membership {
+    let mut next = membership.clone();
+    for (node, incarnation) in &change.add {
+        assert!(next.learners.insert(*node), "{node} is there already");
+        next.incarnations.extend(incarnation.map(|incarnation| (*node, incarnation)));
+    }
+    for node in &change.promote {
+        assert!(next.learners.remove(node) && next.voters.insert(*node), "{node} is no learner");
+    }
+    for node in &change.demote {
+        assert!(next.voters.remove(node) && next.learners.insert(*node), "{node} is no voter");
+    }
+    for node in &change.remove {
+        assert!(next.voters.remove(node) || next.learners.remove(node), "{node} is no member");
+    }
+    next.completed()
 }

@@ -4,6 +4,7 @@
 mod backup;
 mod fake;
 mod listener;
+mod members;
 mod registry;
 
 use bytes::Bytes;
@@ -230,6 +231,7 @@ async fn any_node_answers_for_all() {
             assert!(member.last_contact_ms.is_some());
         }
         assert_eq!(status.config, json!({"heartbeat_interval_ms": 50}));
+        assert_eq!((status.node, status.incarnation), (NodeId(node), (100 + node).to_string()));
     }
 }
 

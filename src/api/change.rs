@@ -1,0 +1,350 @@
+//! Carries a change of the members out, at the leader.
+//!
+//! A change is a level and no edge: what is asked for is how things should be, and each attempt makes the
+//! steps that are still missing. So whoever lost an answer asks again. With a name (`Idempotency-Key`) it is
+//! even exact: what was once complete is not done a second time, whatever happened to the member since.
+//!
+//! 1. One at a time here, and the leader confirms that it leads: from then on it knows all that was changed.
+//! 2. The registry hears of it: the addresses, the name. It is an entry of the log too, so once it is applied,
+//!    whatever membership stood before it is committed.
+//! 3. The membership changes, by [`Handle::reconfigure`](crate::driver::handle::Handle::reconfigure). A new member is a
+//!    learner first, and may get its vote in a second step.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::time::{Instant as Deadline, timeout_at};
+
+use crate::api::Inner;
+use crate::api::answers::members::{Changed, PatchMember};
+use crate::api::fields::json;
+use crate::api::forward::{Attempt, Miss, RETRY_AFTER, refused_change, refused_write, unknown};
+use crate::api::members::info_of;
+use crate::driver::handle::{Applied, Refused};
+use crate::ids::{LogIndex, NodeId, Term};
+use crate::problem::{Kind, Problem};
+use crate::raft::effect::{Change, ReconfigureRefusal};
+use crate::raft::entry::Membership;
+use crate::registry::command::{Answer, Goal, Intent, Member, Op, RequestName, Standing};
+use crate::registry::machine::Machine;
+
+/// What a caller wants to be different.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    /// Its name.
+    pub(super) request: Option<RequestName>,
+    /// Who it is about.
+    pub(super) node: NodeId,
+    /// How the membership should be.
+    pub(super) goal: Goal,
+    /// And besides.
+    pub(super) what: What,
+}
+
+/// What a change is about besides the membership.
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    /// A member that may be new, with its addresses and its data directory.
+    Add(Member, Option<u64>),
+    /// A member that is there.
+    Patch(PatchMember),
+    /// A member that leaves.
+    Remove,
+}
+
+/// How far a change came.
+enum Progress {
+    /// Everything is as it should be since this entry.
+    Complete(LogIndex),
+    /// The vote has to wait.
+    Pending(ReconfigureRefusal),
+    /// This node leads no more.
+    Missed,
+}
+
+/// Makes the missing steps. `Missed` when this node does not lead.
+pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Response<Bytes>>, Problem> {
+    let limit = Deadline::now() + context.limits.answer;
+    let Ok(_turn) = timeout_at(limit, context.changing.lock()).await else {
+        return Err(refused_change(&ReconfigureRefusal::InProgress));
+    };
+    let Some(term) = confirmed(context, limit).await? else { return Ok(Attempt::Missed(Miss::NotLeading)) };
+    if let Some(done) = done_before(context, wish)? {
+        return Ok(Attempt::Done(answer(context, wish, true, done, None).await));
+    }
+    let membership = membership(context, limit).await?;
+    let member = context.handle.with_machine(|machine| addresses(wish, &membership, machine))?;
+    let reached = !membership.is_joint() && wish.goal.holds(&membership);
+    let changed = member.is_some() || !reached;
+    let intent = Intent { request: wish.request.clone(), member, goal: wish.goal, reached };
+    let Some(begun) = announce(context, term, intent, limit).await? else {
+        return Ok(Attempt::Missed(Miss::NotLeading));
+    };
+    let (at, pending) = match steps(context, wish, membership, begun, limit).await? {
+        Progress::Complete(at) => (at, None),
+        Progress::Pending(why) => (begun, Some(why.to_string())),
+        Progress::Missed => return Ok(Attempt::Missed(Miss::NotLeading)),
+    };
+    tracing::info!(node = %wish.node, goal = ?wish.goal, index = %at, pending, "the members were changed as asked");
+    Ok(Attempt::Done(answer(context, wish, changed, at, pending).await))
+}
+
+/// The term in which this node leads now; `None` when it does not. From here on, all that earlier changes
+/// did is applied here.
+pub(super) async fn confirmed(context: &Inner, limit: Deadline) -> Result<Option<Term>, Problem> {
+    match timeout_at(limit, context.handle.read()).await {
+        Ok(Ok(point)) => Ok(Some(point.term)),
+        Ok(Err(Refused::NotLeader { .. } | Refused::Unknown)) => Ok(None),
+        Ok(Err(refused)) => Err(refused_write(&refused)),
+        Err(_) => {
+            let detail = "no majority of the voters answers the leader; bring nodes back first";
+            Err(Problem::new(Kind::NoLeader, detail).retry_after(RETRY_AFTER))
+        }
+    }
+}
+
+/// The membership in force here.
+pub(super) async fn membership(context: &Inner, limit: Deadline) -> Result<Membership, Problem> {
+    match timeout_at(limit, context.handle.view()).await {
+        Ok(Ok(view)) => Ok(view.membership),
+        _ => {
+            Err(Problem::new(Kind::Overloaded, "the consensus loop does not answer").retry_after(RETRY_AFTER))
+        }
+    }
+}
+
+/// Where the same request was complete before.
+fn done_before(context: &Inner, wish: &Wish) -> Result<Option<LogIndex>, Problem> {
+    let Some(request) = &wish.request else { return Ok(None) };
+    let known = context.handle.with_machine(|machine| machine.change(&request.key).cloned());
+    match known {
+        Some(known) if known.request != *request => Err(name_taken()),
+        known => Ok(known.and_then(|known| known.done)),
+    }
+}
+
+fn name_taken() -> Problem {
+    let detail = "this Idempotency-Key was used for another request; take a new one for each change";
+    Problem::new(Kind::MembershipRefused, detail)
+}
+
+/// The addresses that are to be made known, or why the wish can't be fulfilled.
+fn addresses(wish: &Wish, membership: &Membership, machine: &Machine) -> Result<Option<Member>, Problem> {
+    let (node, is_member) = (wish.node, membership.contains(wish.node));
+    let known = machine.member(node);
+    let member = match &wish.what {
+        What::Add(member, incarnation) if is_member => {
+            is_the_same(member, *incarnation, known, membership)?;
+            return Ok(None);
+        }
+        What::Add(member, _) => member.clone(),
+        What::Remove | What::Patch(_) if !is_member => return Err(no_member(node)),
+        What::Remove => return Ok(None),
+        What::Patch(patch) => {
+            if let Some(old) = patch.replaces.filter(|old| !membership.contains(*old))
+                && !wish.goal.holds(membership)
+            {
+                return Err(no_member(old));
+            }
+            let Some(moved) = moved(node, patch, known)? else { return Ok(None) };
+            moved
+        }
+    };
+    is_free(&member, membership, machine)?;
+    Ok(Some(member))
+}
+
+fn no_member(node: NodeId) -> Problem {
+    Problem::new(Kind::NotFound, format!("node {node} is no member; see /cluster/members"))
+}
+
+/// Whoever is to be added and is there already must be the same.
+fn is_the_same(
+    member: &Member,
+    incarnation: Option<u64>,
+    known: Option<&Member>,
+    membership: &Membership,
+) -> Result<(), Problem> {
+    let node = member.id;
+    let refused = |what: &str| {
+        Err(Problem::new(Kind::MembershipRefused, format!("node {node} is a member already, {what}")))
+    };
+    if known != Some(member) {
+        return refused(
+            "at other addresses or in another zone; change them with PATCH /cluster/members/{id}",
+        );
+    }
+    if incarnation.is_some() && membership.incarnations.get(&node).copied() != incarnation {
+        return refused("and known by another data directory; remove it before you add the new one");
+    }
+    Ok(())
+}
+
+/// The addresses after `patch`; `None` when they stay as they are.
+fn moved(node: NodeId, patch: &PatchMember, known: Option<&Member>) -> Result<Option<Member>, Problem> {
+    let of =
+        |new: &Option<String>, old: fn(&Member) -> &String| new.clone().or_else(|| known.map(old).cloned());
+    let (peer, api) = (of(&patch.peer, |m| &m.peer), of(&patch.api, |m| &m.api));
+    let proxy = of(&patch.proxy, |m| &m.proxy);
+    let follows = known.is_none_or(|known| known.hop == known.proxy);
+    let hop = if follows { patch.hop.clone().or(proxy.clone()) } else { of(&patch.hop, |m| &m.hop) };
+    let (Some(peer), Some(proxy), Some(hop), Some(api)) = (peer, proxy, hop, api) else {
+        if [&patch.peer, &patch.proxy, &patch.hop, &patch.api, &patch.zone].into_iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let detail = format!("no addresses of node {node} are known; name peer, proxy and api");
+        return Err(Problem::new(Kind::MembershipRefused, detail));
+    };
+    let zone = patch.zone.clone().or_else(|| known.and_then(|known| known.zone.clone()));
+    let member = Member { id: node, peer, proxy, hop, api, zone: zone.filter(|zone| !zone.is_empty()) };
+    Ok(Some(member).filter(|member| known != Some(member)))
+}
+
+/// Raft and forwarded requests are both UDP, and each member has addresses of its own.
+fn is_free(member: &Member, membership: &Membership, machine: &Machine) -> Result<(), Problem> {
+    let refused = |detail: String| Err(Problem::new(Kind::MembershipRefused, detail));
+    if member.peer == member.hop {
+        return refused(format!("{} can't be both peer and hop: they are two UDP listeners", member.peer));
+    }
+    let others = membership.members().into_iter().filter(|node| *node != member.id);
+    for other in others.filter_map(|node| machine.member(node)) {
+        let theirs = BTreeSet::from([&other.peer, &other.hop]);
+        if let Some(taken) = [&member.peer, &member.hop].into_iter().find(|address| theirs.contains(address))
+        {
+            return refused(format!("{taken} is an address of node {}; each member has its own", other.id));
+        }
+    }
+    Ok(())
+}
+
+/// Tells the registry; answers with the entry, or `None` when this node leads no more.
+async fn announce(
+    context: &Inner,
+    term: Term,
+    intent: Intent,
+    limit: Deadline,
+) -> Result<Option<LogIndex>, Problem> {
+    let Some(Applied { index, answer, .. }) =
+        propose(context, term, Op::Intend(Box::new(intent)), limit).await?
+    else {
+        return Ok(None);
+    };
+    match answer {
+        Answer::Done { .. } => Ok(Some(index)),
+        Answer::ConditionFailed { .. } => Err(name_taken()),
+        other => Err(not_recorded(&other)),
+    }
+}
+
+/// Proposes `op`; `None` when this node leads that term no more, and nothing was changed.
+pub(super) async fn propose(
+    context: &Inner,
+    term: Term,
+    op: Op,
+    limit: Deadline,
+) -> Result<Option<Applied>, Problem> {
+    match timeout_at(limit, context.handle.propose(term, op)).await {
+        Ok(Ok(Applied { answer: Answer::StaleTerm, .. }) | Err(Refused::NotLeader { .. })) => Ok(None),
+        Ok(Ok(applied)) => Ok(Some(applied)),
+        Ok(Err(refused)) => Err(refused_write(&refused)),
+        Err(_) => Err(unknown("the change was not committed in time and still may be".into())),
+    }
+}
+
+/// What the registry answers when it can't take a change down.
+pub(super) fn not_recorded(answer: &Answer) -> Problem {
+    let detail = match answer {
+        Answer::LimitExceeded(limit) => limit,
+        _ => "the nodes run versions that don't understand each other",
+    };
+    Problem::new(Kind::LimitExceeded, detail)
+}
+
+/// Step by step, from `membership`, which is committed unless it is joint.
+async fn steps(
+    context: &Inner,
+    wish: &Wish,
+    mut membership: Membership,
+    begun: LogIndex,
+    limit: Deadline,
+) -> Result<Progress, Problem> {
+    let mut at = begun;
+    loop {
+        if membership.is_joint() {
+            return under_way(context, &wish.goal, &membership, limit).await.map(Progress::Complete);
+        }
+        let change = next_step(wish, &membership);
+        if change == Change::default() {
+            return Ok(Progress::Complete(at));
+        }
+        match timeout_at(limit, context.handle.reconfigure(change)).await {
+            Ok(Ok(id)) => at = id.index,
+            Ok(Err(Refused::NotLeader { .. })) => return Ok(Progress::Missed),
+            Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, why) => {
+                return Ok(Progress::Pending(why));
+            }
+            Ok(Err(refused)) => return Err(refused_write(&refused)),
+            Err(_) => return Err(unknown("the change was not complete in time and still may be".into())),
+        }
+        membership = self::membership(context, limit).await?;
+    }
+}
+
+/// A member that was asked for with a vote is there without, for a while.
+fn waits_for_its_vote(wish: &Wish, why: ReconfigureRefusal) -> bool {
+    use ReconfigureRefusal::{InProgress, NotCaughtUp, NotInContact};
+    matches!(wish.what, What::Add(..)) && matches!(why, NotCaughtUp { .. } | NotInContact(_) | InProgress)
+}
+
+/// What is missing and can be done at once.
+fn next_step(wish: &Wish, membership: &Membership) -> Change {
+    let mut change = Change::default();
+    if let Some((node, standing)) = wish.goal.here {
+        if !membership.contains(node) {
+            let incarnation = if let What::Add(_, incarnation) = wish.what { incarnation } else { None };
+            change.add.insert(node, incarnation);
+            return change;
+        }
+        match standing {
+            Standing::Voter if !membership.voters.contains(&node) => drop(change.promote.insert(node)),
+            Standing::Learner if !membership.learners.contains(&node) => drop(change.demote.insert(node)),
+            _ => {}
+        }
+    }
+    change.remove.extend(wish.goal.gone.filter(|node| membership.contains(*node)));
+    change
+}
+
+/// A change is being made, perhaps this very one, asked for before: then its end is waited for.
+async fn under_way(
+    context: &Inner,
+    goal: &Goal,
+    membership: &Membership,
+    limit: Deadline,
+) -> Result<LogIndex, Problem> {
+    if !goal.holds(&membership.completed()) {
+        return Err(refused_change(&ReconfigureRefusal::InProgress));
+    }
+    let mut watch = context.handle.watch();
+    let is_complete =
+        |machine: &Machine| !machine.membership().is_joint() && goal.holds(machine.membership());
+    let complete = watch.wait_for(|_| context.handle.with_machine(is_complete));
+    match timeout_at(limit, complete).await {
+        Ok(Ok(seen)) => Ok(seen.last_applied),
+        _ => Err(unknown("the change was not complete in time and still may be".into())),
+    }
+}
+
+async fn answer(
+    context: &Inner,
+    wish: &Wish,
+    changed: bool,
+    index: LogIndex,
+    pending: Option<String>,
+) -> Response<Bytes> {
+    let status = if pending.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let term = context.handle.leadership().term;
+    let member = info_of(context, wish.node).await;
+    json(status, &Changed { changed, index, term, member, pending })
+}
