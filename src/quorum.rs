@@ -16,7 +16,8 @@ pub const fn majority(voters: usize) -> usize {
 /// The largest value that a majority of `voters` has reached; `None` when fewer have any, and
 /// always without voters. Whoever is no voter is never asked (M4, M9).
 pub fn agreed<T: Ord + Copy>(voters: &BTreeSet<NodeId>, reached: impl Fn(NodeId) -> Option<T>) -> Option<T> {
-    let mut values: Vec<T> = voters.iter().filter_map(|voter| reached(*voter)).collect();
+    let mut values = Vec::with_capacity(voters.len());
+    values.extend(voters.iter().filter_map(|voter| reached(*voter)));
     values.sort_unstable_by(|a, b| b.cmp(a));
     values.get(majority(voters.len()) - 1).copied()
 }

@@ -146,9 +146,9 @@ impl World {
 
     fn raise(&mut self, node: usize, boot: u64, term: Term) {
         let delay = self.way();
-        self.schedule(delay, Event::Backend(BackendEvent::Raise { node, boot, term }));
+        self.schedule(delay, Event::Backend(Box::new(BackendEvent::Raise { node, boot, term })));
         let patience = 4 * self.params.clients.backend_delay_max + 20 * MS;
-        self.schedule(patience, Event::Backend(BackendEvent::RaiseAgain { node, boot, term }));
+        self.schedule(patience, Event::Backend(Box::new(BackendEvent::RaiseAgain { node, boot, term })));
     }
 
     fn raise_again(&mut self, node: usize, boot: u64, term: Term) {
@@ -165,7 +165,7 @@ impl World {
         let most = self.params.clients.dawdle_max;
         let delay = self.chances.client.range(0, most);
         let write = Stamped { id, node, term };
-        self.schedule(delay, Event::Backend(BackendEvent::Send { node, boot, write }));
+        self.schedule(delay, Event::Backend(Box::new(BackendEvent::Send { node, boot, write })));
     }
 
     fn send_write(&mut self, node: usize, boot: u64, write: Stamped) {
@@ -174,7 +174,7 @@ impl World {
             return self.stats.add(Stat::GatedWritesCutShort);
         }
         let delay = self.way();
-        self.schedule(delay, Event::Backend(BackendEvent::Write(write)));
+        self.schedule(delay, Event::Backend(Box::new(BackendEvent::Write(write))));
     }
 
     fn on_write(&mut self, write: Stamped) {
@@ -183,7 +183,7 @@ impl World {
                 self.backend.running.insert(ticket, write);
                 let (takes, epoch) = (self.way(), self.backend.epoch);
                 let written = BackendEvent::Written { ticket, write, epoch };
-                self.schedule(takes, Event::Backend(written));
+                self.schedule(takes, Event::Backend(Box::new(written)));
             }
             Admission::Refuse(Refusal::Stale { .. }) => {
                 self.stats.add(Stat::GatedWritesFenced);
@@ -219,12 +219,14 @@ impl World {
         if self.backend.verifier.begin_raise(term, Some(NodeId(node as u64 + 1))).is_err() {
             self.stats.add(Stat::RaisesRefused);
             let delay = self.way();
-            return self
-                .schedule(delay, Event::Backend(BackendEvent::Raised { node, boot, term, done: false }));
+            return self.schedule(
+                delay,
+                Event::Backend(Box::new(BackendEvent::Raised { node, boot, term, done: false })),
+            );
         }
         self.backend.waiting.push((node, boot, term));
         let (takes, epoch) = (self.way(), self.backend.epoch);
-        self.schedule(takes, Event::Backend(BackendEvent::Stored { term, epoch }));
+        self.schedule(takes, Event::Backend(Box::new(BackendEvent::Stored { term, epoch })));
     }
 
     fn on_stored(&mut self, term: Term, epoch: u64) {
@@ -247,7 +249,10 @@ impl World {
             }
             if done || term < current {
                 let delay = self.way();
-                self.schedule(delay, Event::Backend(BackendEvent::Raised { node, boot, term, done }));
+                self.schedule(
+                    delay,
+                    Event::Backend(Box::new(BackendEvent::Raised { node, boot, term, done })),
+                );
             } else {
                 self.backend.waiting.push((node, boot, term));
             }

@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, HashMap};
 use termgate::ids::{LogId, LogIndex, NodeId, Term};
 use termgate::raft::effect::RoleKind;
 use termgate::raft::entry::{Compaction, Entry, HardState, Payload, Persist};
+use termgate::raft::leadership::Leadership;
 use termgate::raft::message::{AppendResult, Body, Message};
-use termgate::raft::view::View;
 
 use crate::clock::True;
 use crate::disk::Disk;
+use crate::process::SimNode;
 use crate::rng::mix;
 
 /// More uncommitted and unapplied state than this in one world is a leak.
@@ -248,9 +249,9 @@ impl Checker {
 
     /// I6 again. A node that is behind in terms may hold, by chance, what another quorum has committed, and
     /// a late message of a leader in between may make it cut that off. Then it was not one of that quorum.
-    fn check_cut(&mut self, disks: &[&Disk]) {
+    fn check_cut(&mut self, nodes: &[SimNode]) {
         for (node, id) in std::mem::take(&mut self.cut) {
-            let others = disks.iter().enumerate().filter(|(other, disk)| *other != node && disk.holds(id));
+            let others = nodes.iter().filter(|other| other.index != node && other.disk.holds(id));
             let holders = others.count();
             if holders < self.quorum {
                 self.fail(format!("I6: node {} cuts off {id}, which {holders} others hold", node + 1));
@@ -285,30 +286,36 @@ impl Checker {
         }
     }
 
-    /// A node's view after a step.
-    pub fn on_view(&mut self, node: usize, now: True, view: &View, disks: &[&Disk]) {
-        self.check_monotonic(node, view);
-        self.check_leader(node, now, view);
-        self.check_cut(disks);
-        if view.commit_index > self.nodes[node].commit {
-            self.nodes[node].commit = view.commit_index;
-            self.check_commit(node, view, disks);
+    /// What a node shows after a step; with `last_log` when it wrote something.
+    pub fn on_shown(
+        &mut self,
+        node: usize,
+        now: True,
+        shown: &Leadership,
+        last_log: Option<LogId>,
+        nodes: &[SimNode],
+    ) {
+        self.check_monotonic(node, shown);
+        self.check_leader(node, now, shown);
+        self.check_cut(nodes);
+        if shown.commit_index > self.nodes[node].commit {
+            self.nodes[node].commit = shown.commit_index;
+            self.check_commit(node, shown, nodes);
         }
-        self.nodes[node].applied = view.last_applied;
-        self.nodes[node].term = view.term;
-        self.nodes[node].role = Some(view.role);
+        self.nodes[node].applied = shown.last_applied;
+        self.nodes[node].term = shown.term;
+        self.nodes[node].role = Some(shown.role);
         let last = self.nodes[node].log.last().map_or(LogId::ZERO, |l| l.entry.id);
-        if last != view.last_log {
-            let shown = view.last_log;
-            self.fail(format!("node {} shows last log {shown}, its writes say {last}", node + 1));
+        if last_log.is_some_and(|shown| shown != last) {
+            self.fail(format!("node {} shows last log {last_log:?}, its writes say {last}", node + 1));
         }
     }
 
-    fn check_monotonic(&mut self, node: usize, view: &View) {
+    fn check_monotonic(&mut self, node: usize, view: &Leadership) {
         let seen = &self.nodes[node];
         let falls =
             view.term < seen.term || view.commit_index < seen.commit || view.last_applied < seen.applied;
-        let ordered = view.last_applied <= view.commit_index && view.commit_index <= view.last_log.index;
+        let ordered = view.last_applied <= view.commit_index && view.commit_index.0 <= seen.log.len() as u64;
         let same_term = view.term == seen.hard_state.current_term;
         if falls {
             self.fail(format!("I5: term, commit or applied index of node {} falls: {view:?}", node + 1));
@@ -331,7 +338,7 @@ impl Checker {
     }
 
     /// I3, leader completeness, when a node begins to lead.
-    fn check_leader(&mut self, node: usize, now: True, view: &View) {
+    fn check_leader(&mut self, node: usize, now: True, view: &Leadership) {
         if view.role != RoleKind::Leader {
             return;
         }
@@ -374,7 +381,7 @@ impl Checker {
     }
 
     /// I4, state machine safety, and I6, a committed entry is durable on a quorum.
-    fn check_commit(&mut self, node: usize, view: &View, disks: &[&Disk]) {
+    fn check_commit(&mut self, node: usize, view: &Leadership, nodes: &[SimNode]) {
         let upto = view.commit_index.0 as usize;
         if self.nodes[node].log.len() < upto {
             self.fail(format!("node {} commits {upto} beyond its log", node + 1));
@@ -392,9 +399,9 @@ impl Checker {
         }
         if upto > known {
             let id = self.committed[upto - 1].id;
-            let holders = disks.iter().filter(|d| d.holds(id)).count();
+            let holders = nodes.iter().filter(|n| n.disk.holds(id)).count();
             if holders < self.quorum {
-                self.fail(format!("I6: {id} is committed and durable on {holders} of {} nodes", disks.len()));
+                self.fail(format!("I6: {id} is committed and durable on {holders} of {} nodes", nodes.len()));
             }
             self.check_leaders_ahead(view.term);
         }

@@ -175,7 +175,7 @@ impl World {
     fn schedule_request_to_gate(&mut self, node: usize) {
         let id = self.next_request();
         let delay = self.chances.client.range(0, MS);
-        self.schedule(delay, Event::Backend(BackendEvent::Admit { node, id }));
+        self.schedule(delay, Event::Backend(Box::new(BackendEvent::Admit { node, id })));
     }
 
     fn arrive(&mut self, node: usize, request: Request) {

@@ -10,7 +10,7 @@ pub type True = u64;
 /// Nanoseconds in a millisecond.
 pub const MS: u64 = 1_000_000;
 
-const PPM: i128 = 1_000_000;
+const PPM: u64 = 1_000_000;
 
 /// The suspend-safe clock of one machine. It survives crashes of the process.
 #[derive(Debug, Clone)]
@@ -29,16 +29,20 @@ impl Clock {
 
     /// What the clock shows.
     pub fn at(&self, now: True) -> Instant {
-        let passed = i128::from(now - self.since) * (PPM + i128::from(self.fast_ppm)) / PPM;
-        Instant(self.local + passed as u64)
+        Instant(self.local + (now - self.since) * self.rate() / PPM)
     }
 
     /// The first true time at which the clock shows `local` or more, as the clock runs now.
     pub fn when(&self, local: Instant) -> True {
-        let ahead = i128::from(local.0.saturating_sub(self.local)) * PPM;
-        let rate = PPM + i128::from(self.fast_ppm);
-        let passed = (ahead + rate - 1) / rate;
-        self.since.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+        let ahead = local.0.saturating_sub(self.local);
+        // A wait of hours is for ever here, and an overflow would be one of hours.
+        let Some(scaled) = ahead.checked_mul(PPM) else { return True::MAX };
+        self.since.saturating_add(scaled.div_ceil(self.rate()))
+    }
+
+    /// What it shows in a million nanoseconds of true time.
+    const fn rate(&self) -> u64 {
+        (PPM as i64 + self.fast_ppm as i64) as u64
     }
 
     /// Changes the rate; the time shown does not jump.

@@ -11,7 +11,6 @@ use termgate::transport::codec;
 
 use crate::clients::Waiter;
 use crate::clock::MS;
-use crate::disk::Disk;
 use crate::stats::Stat;
 use crate::trace::describe;
 use crate::world::{Event, World};
@@ -165,7 +164,7 @@ impl World {
                 self.checker.on_elected(node, *term, self.now);
             }
         }
-        self.publish(node);
+        self.publish(node, !output.persist.is_empty());
         self.persist(node, output.persist);
         for work in output.snapshots {
             self.keep_snapshot(node, work);
@@ -183,26 +182,29 @@ impl World {
         self.crash_at_a_bad_time(node, sent > 0, queued);
     }
 
-    fn publish(&mut self, node: usize) {
-        let disks: Vec<&Disk> = self.nodes.iter().map(|n| &n.disk).collect();
+    fn publish(&mut self, node: usize, wrote: bool) {
         let Some(process) = &self.nodes[node].process else { return };
-        let view = process.cycle.view();
-        self.checker.on_view(node, self.now, &view, &disks);
+        let shown = process.cycle.leadership();
+        // The rest of the view changes with what is written, and is not cheap.
+        let last_log = wrote.then(|| process.cycle.view().last_log);
+        self.checker.on_shown(node, self.now, &shown, last_log, &self.nodes);
         let patience = self.nodes[node].longest_without_quorum(self.params.real_drift_ppm);
         self.checker.check_replaced(node, self.now, self.nodes[node].ran_since, patience);
         for entry in self.checker.take_fresh() {
             let verdict = self.oracle.commit(&entry);
             self.judge(verdict);
         }
-        let shape = (view.term.0 << 40) ^ (view.commit_index.0 << 20) ^ view.last_log.index.0;
+        let last = last_log.map_or(0, |last| last.index.0);
+        let shape = (shown.term.0 << 40) ^ (shown.commit_index.0 << 20) ^ last;
         self.fold(self.now ^ ((node as u64) << 60));
-        self.fold(shape ^ ((view.role as u64) << 56));
+        self.fold(shape ^ ((shown.role as u64) << 56));
         let Some(process) = &mut self.nodes[node].process else { return };
-        process.leadership = process.cycle.leadership();
-        if view.last_applied > process.digested {
-            process.digested = view.last_applied;
+        let applied = shown.last_applied;
+        process.leadership = shown;
+        if applied > process.digested {
+            process.digested = applied;
             let digest = process.machine.read().expect("nobody panics while applying").digest();
-            self.checker.on_digest(node, view.last_applied, digest);
+            self.checker.on_digest(node, applied, digest);
         }
         self.show_token(node);
         self.tend_gate(node);
@@ -241,8 +243,12 @@ impl World {
         let message = if self.params.encode { self.through_the_wire(message) } else { message };
         self.stats.add(Stat::MessagesSent);
         let entries = matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
-        for delay in self.net.route(node, to, entries, &mut self.stats).into_iter().flatten() {
+        let [first, second] = self.net.route(node, to, entries, &mut self.stats);
+        if let Some(delay) = second {
             self.schedule(delay, Event::Deliver(Box::new(message.clone())));
+        }
+        if let Some(delay) = first {
+            self.schedule(delay, Event::Deliver(Box::new(message)));
         }
     }
 

@@ -51,7 +51,7 @@ pub enum Event {
     /// Something of a client.
     Client(Box<ClientEvent>),
     /// Something between a gate and the backend.
-    Backend(BackendEvent),
+    Backend(Box<BackendEvent>),
     /// The next random fault is due.
     NextFault,
     /// A fault ends, or goes on.
@@ -248,7 +248,7 @@ impl World {
             Event::Resume { node, pause } => self.on_resume(node, pause),
             Event::Restart { node } => self.start(node),
             Event::Client(event) => self.on_client(*event),
-            Event::Backend(event) => self.on_backend(event),
+            Event::Backend(event) => self.on_backend(*event),
             Event::NextFault => self.next_fault(),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Script(play) => self.on_script(*play),
