@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use termgate::fencing::verifier::{Admission, Fence, Refusal, Verifier, VerifierMode};
 use termgate::ids::{NodeId, Term, Ticket};
 
-use crate::clock::MS;
+use crate::clock::{MS, True};
 use crate::oracle::RequestId;
-use crate::stats::Stat;
+use crate::stats::{Class, Stat};
 use crate::world::{Event, World};
 
 /// A node's gate towards the backend.
@@ -79,6 +79,8 @@ pub struct Backend {
     answered: Term,
     /// The term of the last write in the ledger.
     last: Term,
+    /// Until when nothing reaches it, and none of its answers reaches anybody.
+    away_until: True,
 }
 
 impl Backend {
@@ -92,6 +94,7 @@ impl Backend {
             epoch: 0,
             answered: Term::ZERO,
             last: Term::ZERO,
+            away_until: 0,
         }
     }
 }
@@ -109,6 +112,17 @@ impl World {
             BackendEvent::RaiseAgain { node, boot, term } => self.raise_again(node, boot, term),
             BackendEvent::Crash => self.crash_backend(),
         }
+    }
+
+    /// The way to the backend, and back, is lost for so long.
+    pub fn backend_away(&mut self, lasts: True) {
+        self.backend.away_until = self.now + lasts;
+    }
+
+    fn is_away(&mut self) -> bool {
+        let away = self.backend.away_until > self.now;
+        self.stats.mattered(Class::BackendAway, away);
+        away
     }
 
     fn way(&mut self) -> u64 {
@@ -178,6 +192,9 @@ impl World {
     }
 
     fn on_write(&mut self, write: Stamped) {
+        if self.is_away() {
+            return;
+        }
         match self.backend.verifier.admit(Some(write.term)) {
             Admission::Admit(ticket) => {
                 self.backend.running.insert(ticket, write);
@@ -215,6 +232,9 @@ impl World {
     }
 
     fn on_raise(&mut self, node: usize, boot: u64, term: Term) {
+        if self.is_away() {
+            return;
+        }
         self.stats.add(Stat::Raises);
         if self.backend.verifier.begin_raise(term, Some(NodeId(node as u64 + 1))).is_err() {
             self.stats.add(Stat::RaisesRefused);
@@ -260,6 +280,9 @@ impl World {
     }
 
     fn on_raised(&mut self, node: usize, boot: u64, term: Term, done: bool) {
+        if self.is_away() {
+            return;
+        }
         if self.is_life(node, boot) && self.gate(node) == Gate::Raising(term) {
             self.set_gate(node, if done { Gate::Open(term) } else { Gate::Closed });
         }
@@ -268,7 +291,8 @@ impl World {
     fn crash_backend(&mut self) {
         let stored = self.backend.stored;
         self.trace.line(self.now, None, || format!("backend crashes, fence {stored:?}"));
-        self.stats.add(Stat::BackendCrashes);
+        self.stats.fired(Class::BackendCrash);
+        self.stats.mattered(Class::BackendCrash, !self.backend.running.is_empty());
         self.backend.verifier = Verifier::new(VerifierMode::Enforced, stored);
         self.backend.running.clear();
         self.backend.waiting.clear();

@@ -1,5 +1,7 @@
 //! After the storm: everything heals, and the cluster must become whole again within a bounded
-//! time: one leader, new writes, equal states, and an answer for everybody who still waits.
+//! time: a leader within ten election timeouts, then writes, reads, equal states, and an answer for
+//! everybody who still waits. (That nobody claims an old term's leadership for long is checked after
+//! each step, also in the storm: L10.)
 
 use termgate::ids::LogIndex;
 use termgate::raft::effect::RoleKind;
@@ -7,10 +9,19 @@ use termgate::raft::effect::RoleKind;
 use crate::clock::{MS, True};
 use crate::params::DiskParams;
 use crate::stats::Stat;
-use crate::world::World;
+use crate::world::{Event, World};
 
-/// Writes that must succeed after healing.
-const WRITES: u64 = 10;
+/// Writes, and linearizable reads, that must succeed after healing.
+const SERVED: u64 = 10;
+/// Election timeouts within which there must be a leader that may stamp its token.
+const ELECTIONS_TO_LEAD: u64 = 10;
+/// Election timeouts within which all the rest must be there.
+const ELECTIONS_TO_BE_WHOLE: u64 = 20;
+
+/// Whether enough writes and enough reads were served.
+const fn has_served(before: (u64, u64), now: (u64, u64)) -> bool {
+    now.0 >= before.0 + SERVED && now.1 >= before.1 + SERVED
+}
 
 impl World {
     /// Ends every fault; in some worlds first all but one that a quorum must be able to live with.
@@ -20,11 +31,14 @@ impl World {
         self.net.heal();
         self.disk_params = DiskParams::calm();
         self.params.snapshot_damage_ppm = 0;
+        self.backend_away(0);
         for node in 0..self.nodes.len() {
             let pause = self.nodes[node].pause;
             self.on_resume(node, pause);
+            self.heal_disk(node);
             self.start(node);
         }
+        self.finish_the_upgrade();
         if self.leave_a_fault() {
             self.trace.line(self.now, None, || "HEALS, all but a part".to_owned());
             self.recover(false);
@@ -35,6 +49,28 @@ impl World {
         }
         self.trace.line(self.now, None, || "HEALS".to_owned());
         self.recover(true);
+    }
+
+    /// A disk that hung goes on.
+    fn heal_disk(&mut self, node: usize) {
+        self.mend_disk(node);
+        self.nodes[node].doomed_steps = 0;
+        let boot = self.nodes[node].disk.life().boot;
+        if let Some(fsync) = self.nodes[node].disk.fsync_under_way() {
+            self.schedule(MS, Event::Fsynced { node, boot, fsync });
+        }
+    }
+
+    /// Whoever does not speak the newest version yet starts again with it.
+    fn finish_the_upgrade(&mut self) {
+        let newest = self.nodes.iter().map(|n| n.version).max().expect("a cluster has nodes");
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].version != newest {
+                self.crash(node);
+                self.nodes[node].version = newest;
+                self.start(node);
+            }
+        }
     }
 
     /// What a cluster of this size is built to live with: a minority down, cut off or half cut off
@@ -51,68 +87,61 @@ impl World {
         let few = order[..minority].to_vec();
         self.stats.add(if kind == 4 { Stat::CalmBridge } else { Stat::CalmMinority });
         match kind {
-            0 => few.iter().for_each(|node| self.crash(*node)),
+            0 => few.iter().for_each(|node| {
+                self.crash(*node);
+            }),
             1 => few.iter().for_each(|node| self.isolate(*node)),
             2 => few.iter().for_each(|node| self.mute(*node, true, false)),
             3 => few.iter().for_each(|node| self.mute(*node, false, true)),
-            _ => self.bridge(&order),
+            // (A chain is more than Raft can always live with: the only node with the newest log may be at
+            // its end.)
+            _ => self.cut_into_bridge(&order),
         }
         true
     }
 
-    /// Two halves that only the node between them reaches; with it, each half is a quorum. (A chain
-    /// is more than Raft can always live with: the only node with the newest log may be at its end.)
-    fn bridge(&mut self, order: &[usize]) {
-        let middle = order.len() / 2;
-        for a in order.iter().take(middle) {
-            for b in order.iter().skip(middle + 1) {
-                self.net.set_cut_both(*a, *b, true);
-            }
-        }
-    }
-
-    /// The time within which a healed cluster must be whole. What was slow when it healed (a stalled
-    /// disk, a message far too late) may still have to end, and a small window between nodes
-    /// makes catching up slow.
-    fn patience(&self) -> True {
+    /// So many of the slowest election timeouts, in true time.
+    fn elections(&self, count: u64) -> True {
         let timers = self.nodes.iter().map(|n| n.config.election_timeout_max.as_nanos() as True);
         let slowest = timers.max().expect("a cluster has nodes");
-        // A snapshot is fetched by three, at the worst: one that was begun, the one that is offered, and the
-        // one that was taken meanwhile.
-        let snapshots = 6 * self.params.snapshot_time_max;
-        let leftovers = self.params.disk.stall_max + self.params.net.tail_max + snapshots;
-        20 * slowest + leftovers + 5 * MS * self.committed().0
+        count * slowest * 1_000_000 / (1_000_000 - self.params.real_drift_ppm as u64)
+    }
+
+    /// What catching up may take: a snapshot is fetched by three, at the worst (one that was begun, the
+    /// one that is offered, and the one that was taken meanwhile), and a small window between nodes
+    /// makes the log slow.
+    fn catching_up(&self) -> True {
+        6 * self.params.snapshot_time_max + 5 * MS * self.committed().0
     }
 
     /// Lets the cluster run until it is whole, or, while a fault is left, until it serves; fails
     /// the world when that does not come about in time.
     fn recover(&mut self, whole: bool) {
-        let end = self.now + self.patience();
-        let step = self.heartbeat_of_first();
+        let lead_by = self.now + self.elections(ELECTIONS_TO_LEAD) + self.catching_up();
+        let end = self.now + self.elections(ELECTIONS_TO_BE_WHOLE) + self.catching_up();
+        let served = |w: &Self| (w.stats.get(Stat::WritesAcked), w.stats.get(Stat::ReadsServed));
         let (mut asked, mut goal) = (0, None);
-        while self.now < end {
-            if !self.run_until(self.now + step) {
+        while self.now < if goal.is_some() { end } else { lead_by } {
+            if !self.run_until(self.now + self.heartbeat()) {
                 return;
             }
             match goal {
-                None if self.has_a_leader() => goal = Some(self.stats.get(Stat::WritesAcked) + WRITES),
-                Some(goal) if self.stats.get(Stat::WritesAcked) < goal => {
-                    // Not every attempt must succeed, but ten within the time must.
-                    if let Some(leader) = self.leader().filter(|_| asked < 40 * WRITES) {
+                None if self.has_a_leader() => goal = Some(served(self)),
+                // Not every attempt must succeed, but ten of each within the time must.
+                Some(before) if !has_served(before, served(self)) => {
+                    if let Some(leader) = self.leader().filter(|_| asked < 40 * SERVED) {
                         asked += 1;
                         self.ask_put(leader, false);
+                        let reader = asked as usize % self.nodes.len();
+                        self.ask_read(reader);
                     }
                 }
                 Some(_) if !whole || self.is_whole() => return,
                 _ => {}
             }
         }
-        let text = self.what_is_missing();
+        let text = self.what_is_missing(goal.is_some());
         self.checker.fail(text);
-    }
-
-    fn heartbeat_of_first(&self) -> True {
-        self.params.configs[0].heartbeat_interval.as_nanos() as True
     }
 
     /// A leader that may stamp its token.
@@ -154,8 +183,9 @@ impl World {
         self.has_one_leader() && self.nodes.iter().all(whole) && self.oracle.open_writes().is_empty()
     }
 
-    fn what_is_missing(&self) -> String {
-        let mut text = "liveness: after healing".to_owned();
+    fn what_is_missing(&self, led: bool) -> String {
+        let what = if led { "not whole in time" } else { "no leader in time" };
+        let mut text = format!("liveness: after healing, {what}");
         for node in &self.nodes {
             let Some(p) = &node.process else { continue };
             let l = &p.leadership;

@@ -9,13 +9,13 @@ use termgate::registry::command::{Condition, Op};
 
 use crate::backend::BackendEvent;
 use crate::clock::MS;
-use crate::oracle::{RequestId, value_of};
-use crate::stats::Stat;
+use crate::oracle::{RequestId, Versioned, value_of};
+use crate::stats::{Class, Stat};
 use crate::turn::Turn;
 use crate::world::{Event, World};
 
 /// Few, so that requests meet.
-const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+pub const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// What a client asks a node.
 #[derive(Debug, Clone)]
@@ -136,10 +136,33 @@ impl World {
     pub fn ask_put(&mut self, node: usize, conditional: bool) {
         let (id, key) = (self.next_request(), self.key());
         let condition = if conditional { self.condition(key) } else { Condition::None };
+        if let Condition::VersionIs(version) = condition {
+            self.oracle.versioned(id, Versioned { key, version, first: id });
+        }
+        self.send_put(node, id, key, condition);
+    }
+
+    fn send_put(&mut self, node: usize, id: RequestId, key: &str, condition: Condition) {
         self.oracle.asked(id);
         self.stats.add(Stat::Writes);
         let op = Op::Put { key: key.to_owned(), value: value_of(id), condition };
         self.arrive(node, Request::Write { id, op });
+    }
+
+    /// Nobody knows what became of a write; a client that may sends it again, to anybody.
+    fn send_again(&mut self, unknown: RequestId) {
+        let Some(again) = self.oracle.repeatable(unknown).cloned().filter(|_| !self.calm) else { return };
+        if self.chances.client.chance(300_000) {
+            return;
+        }
+        let id = self.next_request();
+        self.stats.add(Stat::Retries);
+        let repeated = self.oracle.took_effect(again.first);
+        self.stats.add_many(Stat::RetriesRepeated, u64::from(repeated));
+        let (key, condition) = (again.key, Condition::VersionIs(again.version));
+        self.oracle.versioned(id, again);
+        let node = self.chances.client.below(self.nodes.len() as u64) as usize;
+        self.send_put(node, id, key, condition);
     }
 
     fn condition(&mut self, key: &str) -> Condition {
@@ -168,7 +191,7 @@ impl World {
 
     /// Somebody wants leadership moved.
     pub fn ask_transfer(&mut self, node: usize, to: Option<NodeId>) {
-        self.stats.add(Stat::Transfers);
+        self.stats.fired(Class::Transfer);
         self.arrive(node, Request::Transfer { to });
     }
 
@@ -231,6 +254,7 @@ impl World {
             self.stats.add(Stat::WritesUnknown);
             let verdict = self.oracle.unknown(id);
             self.judge(verdict);
+            self.send_again(id);
         }
     }
 
@@ -257,6 +281,9 @@ impl World {
         };
         self.stats.add(stat);
         self.judge(verdict);
+        if matches!(answered, Answered::Refused(Refused::Unknown)) {
+            self.send_again(id);
+        }
     }
 
     fn on_read_answer(&mut self, node: usize, key: &'static str, floor: LogIndex, answered: &Answered) {
@@ -282,7 +309,7 @@ impl World {
     fn on_transfer_answer(&mut self, answered: &Answered) {
         match answered {
             Answered::Transferred(moved) => {
-                self.stats.add(Stat::TransfersDone);
+                self.stats.mattered(Class::Transfer, true);
                 let leads = self.checker.leader_of(moved.term);
                 if leads != Some(moved.to.0 as usize - 1) || moved.term <= moved.from_term {
                     self.checker.fail(format!("{moved:?} is not true: {leads:?} led that term"));

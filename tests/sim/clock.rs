@@ -36,13 +36,25 @@ impl Clock {
     pub fn when(&self, local: Instant) -> True {
         let ahead = local.0.saturating_sub(self.local);
         // A wait of hours is for ever here, and an overflow would be one of hours.
-        let Some(scaled) = ahead.checked_mul(PPM) else { return True::MAX };
-        self.since.saturating_add(scaled.div_ceil(self.rate()))
+        match ahead.checked_mul(PPM) {
+            Some(scaled) if self.rate() > 0 => self.since.saturating_add(scaled.div_ceil(self.rate())),
+            _ => True::MAX,
+        }
     }
 
     /// What it shows in a million nanoseconds of true time.
     const fn rate(&self) -> u64 {
         (PPM as i64 + self.fast_ppm as i64) as u64
+    }
+
+    /// It shows the same time until it gets a rate again.
+    pub fn stop(&mut self, now: True) {
+        self.set_rate(now, -(PPM as i32));
+    }
+
+    /// It shows a later time from one moment to the next.
+    pub const fn jump(&mut self, by: u64) {
+        self.local += by;
     }
 
     /// Changes the rate; the time shown does not jump.

@@ -23,6 +23,8 @@ pub struct Disk {
     durable: Durable,
     queue: VecDeque<Persist>,
     in_fsync: usize,
+    /// Counts fsyncs.
+    fsync: u64,
     /// The longest promise that any life so far may have given; stored at each start.
     promised: Duration,
     /// The contents of snapshots.
@@ -39,6 +41,7 @@ impl Disk {
             durable: Durable { membership, ..Durable::default() },
             queue: VecDeque::new(),
             in_fsync: 0,
+            fsync: 0,
             promised: Duration::ZERO,
             contents: BTreeMap::new(),
             incoming: None,
@@ -68,13 +71,20 @@ impl Disk {
         self.queue.push_back(write);
     }
 
-    /// Starts an fsync of all that is queued; false when one is under way or nothing is queued.
-    pub fn start_fsync(&mut self) -> bool {
-        let start = self.in_fsync == 0 && !self.queue.is_empty();
-        if start {
-            self.in_fsync = self.queue.len();
+    /// Starts an fsync of all that is queued, and names it; `None` when one is under way or nothing is
+    /// queued.
+    pub fn start_fsync(&mut self) -> Option<u64> {
+        if self.in_fsync > 0 || self.queue.is_empty() {
+            return None;
         }
-        start
+        self.in_fsync = self.queue.len();
+        self.fsync += 1;
+        Some(self.fsync)
+    }
+
+    /// The fsync that is under way.
+    pub fn fsync_under_way(&self) -> Option<u64> {
+        (self.in_fsync > 0).then_some(self.fsync)
     }
 
     /// Ends the fsync: hands each write to `seen` as it becomes durable, and returns the watermark.

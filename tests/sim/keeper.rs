@@ -9,8 +9,9 @@ use termgate::raft::message::SnapshotChunk;
 use termgate::registry::machine::Machine;
 use termgate::registry::machine::snapshot::Decoder;
 
+use crate::clock::MS;
 use crate::disk::Disk;
-use crate::stats::Stat;
+use crate::stats::{Class, Stat};
 use crate::turn::Turn;
 use crate::world::{Event, World};
 
@@ -52,11 +53,22 @@ impl World {
             return;
         }
         let damaged = self.chances.disk.chance(self.params.snapshot_damage_ppm);
+        let installs = !matches!(work, SnapshotWork::Take { .. } | SnapshotWork::Serve { .. });
         let done = self.nodes[node].disk.carry_out(work, damaged);
+        if installs && self.cuts_step_short(node) {
+            return;
+        }
         match &done {
             Some(SnapshotDone::Taken(_)) => self.stats.add(Stat::SnapshotsTaken),
-            Some(SnapshotDone::Fetched { .. }) => self.stats.add(Stat::SnapshotsFetched),
-            Some(SnapshotDone::Report(SnapshotInput::Failed(_))) => self.stats.add(Stat::SnapshotsDamaged),
+            Some(SnapshotDone::Fetched { .. }) => {
+                self.stats.add(Stat::SnapshotsFetched);
+                let again = std::mem::take(&mut self.nodes[node].was_damaged);
+                self.stats.mattered(Class::SnapshotDamage, again);
+            }
+            Some(SnapshotDone::Report(SnapshotInput::Failed(_))) => {
+                self.stats.fired(Class::SnapshotDamage);
+                self.nodes[node].was_damaged = true;
+            }
             Some(SnapshotDone::Report(SnapshotInput::Begun { have: 1.., .. })) => {
                 self.stats.add(Stat::SnapshotsResumed);
             }
@@ -68,6 +80,18 @@ impl World {
         if let Some(done) = done {
             self.turn(node, Turn::Snapshot(done));
         }
+    }
+
+    /// A play crashes this node between a step of the installation and the report of it.
+    fn cuts_step_short(&mut self, node: usize) -> bool {
+        if self.nodes[node].doomed_steps == 0 || self.chances.nemesis.coin() {
+            return false;
+        }
+        self.nodes[node].doomed_steps -= 1;
+        self.stats.mattered(Class::PlaySnapshot, true);
+        let down = self.chances.nemesis.log_range(MS / 5, 8 * MS);
+        self.crash_for(node, down);
+        true
     }
 }
 

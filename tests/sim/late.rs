@@ -4,7 +4,7 @@
 use crate::clients::Request;
 use crate::clock::{MS, True};
 use crate::script::Play;
-use crate::stats::Stat;
+use crate::stats::{Class, Stat};
 use crate::world::World;
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
                 if !self.cast_leader(play) {
                     return Some(hb);
                 }
-                self.stats.add(Stat::ScriptDelayedAcks);
+                self.stats.fired(Class::PlayDelayedAcks);
                 self.take_the_links();
                 let most = self.some_election();
                 let late = self.part(most, 20, 95);
@@ -73,7 +73,7 @@ impl World {
                 if others.len() < 2 {
                     return None;
                 }
-                self.stats.add(Stat::ScriptLateTransfer);
+                self.stats.fired(Class::PlayLateTransfer);
                 self.take_the_links();
                 let target = self.chances.nemesis.pick(&others);
                 play.voters = vec![target];
@@ -108,7 +108,7 @@ impl World {
     }
 
     fn order_transfer(&mut self, leader: usize, target: usize) {
-        self.stats.add(Stat::Transfers);
+        self.stats.fired(Class::Transfer);
         let to = Some(self.nodes[target].config.id);
         self.on_request(leader, Request::Transfer { to });
         self.drain(leader);
@@ -144,7 +144,7 @@ impl World {
                 if others.is_empty() {
                     return None;
                 }
-                self.stats.add(Stat::ScriptLateAnswer);
+                self.stats.fired(Class::PlayLateAnswer);
                 play.voters = vec![self.chances.nemesis.pick(&others)];
                 self.net.set_slow(play.leader, play.voters[0], 3 * hb);
                 self.ask_read(play.voters[0]);
@@ -159,6 +159,7 @@ impl World {
             }
             2..=6 => {
                 let (node, floor) = (play.voters[0], self.oracle.watermark());
+                self.stats.mattered(Class::PlayLateAnswer, self.nodes[node].is_running());
                 self.stats.add(Stat::Reads);
                 self.on_request(node, Request::Read { key: "a", floor });
                 Some(self.part(hb, 20, 80))

@@ -20,12 +20,14 @@ mod clock;
 mod disk;
 mod keeper;
 mod late;
+mod links;
 #[path = "../model/mod.rs"]
 mod model;
 mod nemesis;
 mod net;
 mod oracle;
 mod params;
+mod plays;
 mod process;
 mod rng;
 mod run;
@@ -33,6 +35,7 @@ mod script;
 mod stats;
 mod trace;
 mod turn;
+mod whole;
 mod world;
 
 use std::ops::Range;

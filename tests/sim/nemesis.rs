@@ -1,11 +1,14 @@
-//! Random faults. Each class has its own weight in each world, and is absent from about half of
-//! them; what is cut is mended after a while, what is down comes back.
+//! Random faults: which classes there are, when the next one comes, and those of machines, clocks
+//! and disks (`links` has those of the network). Each class has its own weight in each world, and is
+//! absent from about half of them; what is cut is mended after a while, what is down comes back.
 
 use termgate::ids::NodeId;
 
 use crate::backend::BackendEvent;
 use crate::clock::{MS, True};
-use crate::stats::Stat;
+use crate::links::Swizzle;
+use crate::process::DiskState;
+use crate::stats::Class;
 use crate::world::{Event, World};
 
 /// The part of a fault that comes later.
@@ -15,6 +18,12 @@ pub enum Fault {
     Mend { partition: u64 },
     /// A flapping link changes once more.
     Flap { a: usize, b: usize, left: u32, partition: u64 },
+    /// The next link is cut, or comes back.
+    Swizzle(Box<Swizzle>),
+    /// A node that is starting crashes again.
+    CrashAgain { node: usize, left: u32 },
+    /// A disk is what it was, unless a newer fault has taken over.
+    DiskMend { node: usize, fault: u64 },
 }
 
 /// What the nemesis has going on.
@@ -22,19 +31,42 @@ pub enum Fault {
 pub struct Nemesis {
     /// Counts partitions: the mending of an older one does not mend a newer one.
     pub partition: u64,
+    /// Counts faults of disks.
+    pub disk_fault: u64,
 }
 
+/// How many classes there are.
+pub const COUNT: usize = 27;
+
 /// The classes, in the order of `FaultParams::weights`.
-const CLASSES: [fn(&mut World); 9] = [
+const CLASSES: [fn(&mut World); COUNT] = [
     World::random_crash,
+    World::random_outage,
+    World::random_double_crash,
     World::random_pause,
-    World::random_partition,
-    World::random_one_way,
-    World::random_isolation,
-    World::random_flap,
+    World::random_suspend,
+    World::random_jump,
     World::random_rate,
+    World::random_slow_disk,
+    World::random_hung_disk,
+    World::random_full_disk,
+    World::random_halves,
+    World::random_bridge,
+    World::random_chain,
+    World::random_star,
+    World::random_bad_link,
+    World::random_links,
+    World::random_directed,
+    World::random_isolate_one,
+    World::random_isolate_leader,
+    World::random_mute_leader,
+    World::random_bare_quorum,
+    World::random_flap,
+    World::random_swizzle,
     World::random_skew,
     World::random_transfer,
+    World::random_backend_crash,
+    World::random_backend_away,
 ];
 
 impl World {
@@ -69,45 +101,84 @@ impl World {
             Fault::Flap { a, b, left, partition } if partition == self.nemesis.partition => {
                 self.flap(a, b, left, partition);
             }
+            Fault::Swizzle(swizzle) => self.swizzle(*swizzle),
+            Fault::CrashAgain { node, left } => self.crash_again(node, left),
+            Fault::DiskMend { node, fault } if fault == self.nodes[node].disk_state.fault => {
+                self.mend_disk(node)
+            }
             _ => {}
         }
     }
 
-    /// Every link works again.
-    pub fn mend(&mut self) {
-        self.trace.line(self.now, None, || "links mended".to_owned());
-        self.net.mend();
-    }
-
-    fn someone(&mut self) -> usize {
+    pub(crate) fn someone(&mut self) -> usize {
         let leader = self.leader().filter(|_| self.chances.nemesis.chance(400_000));
         leader.unwrap_or(self.chances.nemesis.below(self.nodes.len() as u64) as usize)
     }
 
     fn random_crash(&mut self) {
-        if self.chances.nemesis.chance(80_000) {
-            self.stats.add(Stat::FullOutages);
-            return (0..self.nodes.len()).for_each(|node| self.crash_and_restart(node));
-        }
-        if self.chances.nemesis.chance(50_000) {
-            return self.on_backend(BackendEvent::Crash);
-        }
         let node = self.someone();
-        self.crash_and_restart(node);
+        self.crash_and_restart(node, Class::Crash);
     }
 
-    /// Power loss at `node`; it comes back after a short or a long while.
-    pub fn crash_and_restart(&mut self, node: usize) {
+    fn random_outage(&mut self) {
+        self.stats.fired(Class::Outage);
+        for node in 0..self.nodes.len() {
+            let down = self.time_down();
+            let lost = self.crash_for(node, down);
+            self.stats.mattered(Class::Outage, lost > 0);
+        }
+    }
+
+    fn time_down(&mut self) -> True {
         let most = self.params.faults.restart_max;
-        let down = self.chances.nemesis.log_range(MS / 5, most);
-        self.crash_for(node, down);
+        self.chances.nemesis.log_range(MS / 5, most)
     }
 
-    /// Power loss at `node`, and a start `down` later.
-    pub fn crash_for(&mut self, node: usize, down: True) {
+    /// Power loss at `node`, for a reason; it comes back after a short or a long while.
+    pub fn crash_and_restart(&mut self, node: usize, class: Class) {
         if self.nodes[node].process.is_some() {
-            self.crash(node);
-            self.schedule(down, Event::Restart { node });
+            let led = self.nodes[node].is_leader();
+            let down = self.time_down();
+            let lost = self.crash_for(node, down);
+            self.stats.fired(class);
+            self.stats.mattered(class, lost > 0 || (led && class != Class::CrashInFsync));
+        }
+    }
+
+    /// Power loss at `node`, and a start `down` later. Returns how many queued writes were lost.
+    pub fn crash_for(&mut self, node: usize, down: True) -> usize {
+        if self.nodes[node].process.is_none() {
+            return 0;
+        }
+        let lost = self.crash(node);
+        self.schedule(down, Event::Restart { node });
+        lost
+    }
+
+    /// A crash, and once or twice again while the process is starting.
+    fn random_double_crash(&mut self) {
+        let node = self.someone();
+        if self.nodes[node].process.is_some() {
+            let left = self.chances.nemesis.range(1, 2) as u32;
+            self.stats.fired(Class::DoubleCrash);
+            self.crash_soon_again(node, left);
+        }
+    }
+
+    fn crash_soon_again(&mut self, node: usize, left: u32) {
+        let down = self.chances.nemesis.log_range(MS / 5, 8 * MS);
+        self.crash_for(node, down);
+        if left > 0 {
+            let up = self.chances.nemesis.log_range(MS / 20, 20 * MS);
+            self.schedule(down + up, Event::Fault(Fault::CrashAgain { node, left: left - 1 }));
+        }
+    }
+
+    fn crash_again(&mut self, node: usize, left: u32) {
+        if let Some(process) = self.nodes[node].process.as_ref().filter(|_| !self.calm) {
+            let starting = process.leadership.leader.is_none();
+            self.stats.mattered(Class::DoubleCrash, starting);
+            self.crash_soon_again(node, left);
         }
     }
 
@@ -118,139 +189,51 @@ impl World {
         self.pause(node, duration);
     }
 
-    /// A new partition replaces the one before, and ends after a while.
-    fn begin_partition(&mut self) -> u64 {
-        if self.chances.nemesis.chance(700_000) {
-            self.net.mend();
+    /// The whole machine stands still and its clock with it, as when a virtual machine is suspended
+    /// behind its own back. No bound on clock rates holds then.
+    fn random_suspend(&mut self) {
+        let node = self.someone();
+        if self.params.clocks_in_bound || !self.nodes[node].is_running() {
+            return;
         }
-        self.nemesis.partition += 1;
-        let partition = self.nemesis.partition;
-        let most = 8 * self.election();
-        let lasts = self.chances.nemesis.log_range(most / 64, most);
-        self.schedule(lasts, Event::Fault(Fault::Mend { partition }));
-        partition
+        let most = 3 * self.election();
+        let duration = self.chances.nemesis.log_range(5 * MS, most);
+        self.stats.fired(Class::Suspend);
+        self.pause(node, duration);
+        self.nodes[node].clock.stop(self.now);
+        self.nodes[node].clock_stopped = true;
     }
 
-    fn shuffled(&mut self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-        for i in (1..order.len()).rev() {
-            order.swap(i, self.chances.nemesis.below(i as u64 + 1) as usize);
+    /// A clock that jumps ahead runs, for a moment, beyond any bound.
+    fn random_jump(&mut self) {
+        let node = self.someone();
+        if self.params.clocks_in_bound || self.nodes[node].clock_stopped {
+            return;
         }
-        order
-    }
-
-    fn random_partition(&mut self) {
-        self.begin_partition();
-        let order = self.shuffled();
-        let split = self.chances.nemesis.range(1, order.len() as u64) as usize;
-        let kind = self.chances.nemesis.below(4);
-        let bridge = order[order.len() / 2];
-        for (i, a) in order.iter().enumerate() {
-            for (j, b) in order.iter().enumerate().skip(i + 1) {
-                let cut = match kind {
-                    0 => i < split && j >= split,
-                    1 => (i < order.len() / 2) && (j > order.len() / 2),
-                    2 => j > i + 1,
-                    _ => self.chances.nemesis.coin(),
-                };
-                if cut {
-                    self.net.set_cut_both(*a, *b, true);
-                }
-            }
-        }
-        let (stat, name) = match kind {
-            0 => (Stat::Partitions, "two halves"),
-            1 => (Stat::Bridges, "bridge"),
-            2 => (Stat::Chains, "chain"),
-            _ => (Stat::Partitions, "random links"),
-        };
-        self.stats.add(stat);
-        self.trace
-            .line(self.now, None, || format!("PARTITION {name}: {order:?} split {split} bridge {bridge}"));
-    }
-
-    fn random_one_way(&mut self) {
-        self.begin_partition();
-        let nodes = self.nodes.len() as u64;
-        for _ in 0..self.chances.nemesis.range(1, nodes) {
-            let (a, b) =
-                (self.chances.nemesis.below(nodes) as usize, self.chances.nemesis.below(nodes) as usize);
-            self.net.set_cut(a, b, a != b);
-            self.trace.line(self.now, None, || format!("CUT {}->{}", a + 1, b + 1));
-        }
-        self.stats.add(Stat::OneWayCuts);
-    }
-
-    fn random_isolation(&mut self) {
-        let Some(leader) = self.leader() else { return };
-        self.begin_partition();
-        match self.chances.nemesis.below(4) {
-            0 => self.mute(leader, true, false),
-            1 => self.mute(leader, false, true),
-            2 => {
-                self.bare_quorum(leader);
-            }
-            _ => {
-                self.stats.add(Stat::LeaderIsolations);
-                self.isolate(leader);
-            }
-        }
-    }
-
-    /// Nobody reaches `node`, and it reaches nobody.
-    pub fn isolate(&mut self, node: usize) {
-        self.trace.line(self.now, Some(node), || "ISOLATED".to_owned());
-        for other in (0..self.nodes.len()).filter(|other| *other != node) {
-            self.net.set_cut_both(node, other, true);
-        }
-    }
-
-    /// `node` can send but not hear, or hear but not send.
-    pub fn mute(&mut self, node: usize, deaf: bool, dumb: bool) {
-        self.stats.add(Stat::LeaderMuted);
-        self.trace.line(self.now, Some(node), || format!("MUTED, deaf {deaf}, dumb {dumb}"));
-        for other in (0..self.nodes.len()).filter(|other| *other != node) {
-            self.net.set_cut(other, node, deaf);
-            self.net.set_cut(node, other, dumb);
-        }
-    }
-
-    /// `leader` keeps just enough followers to lead; returns them.
-    pub fn bare_quorum(&mut self, leader: usize) -> Vec<usize> {
-        let followers: Vec<usize> = self.shuffled().into_iter().filter(|n| *n != leader).collect();
-        let (keep, lose) = followers.split_at(self.nodes.len() / 2);
-        for other in lose {
-            self.net.set_cut_both(leader, *other, true);
-        }
-        self.stats.add(Stat::BareQuorums);
-        self.trace.line(self.now, Some(leader), || format!("BARE QUORUM with {keep:?}"));
-        keep.to_vec()
-    }
-
-    fn random_flap(&mut self) {
-        let partition = self.begin_partition();
-        let nodes = self.nodes.len() as u64;
-        let (a, b) = (self.someone(), self.chances.nemesis.below(nodes) as usize);
-        if a != b {
-            let left = self.chances.nemesis.range(4, 40) as u32;
-            self.flap(a, b, left, partition);
-        }
-    }
-
-    fn flap(&mut self, a: usize, b: usize, left: u32, partition: u64) {
-        self.stats.add(Stat::Flaps);
-        self.net.set_cut_both(a, b, left % 2 == 1);
-        if left > 0 && !self.calm {
-            let heartbeat = self.params.configs[0].heartbeat_interval.as_nanos() as u64;
-            let wait = self.chances.nemesis.range(heartbeat / 2, heartbeat * 2);
-            self.schedule(wait, Event::Fault(Fault::Flap { a, b, left: left - 1, partition }));
-        }
+        let most = 3 * self.election();
+        let by = self.chances.nemesis.log_range(MS, most);
+        self.trace.line(self.now, Some(node), || format!("clock jumps {} ms ahead", by / MS));
+        self.nodes[node].clock.jump(by);
+        let local = self.nodes[node].clock.at(self.now);
+        let passed = self.nodes[node].process.as_ref().is_some_and(|p| p.wake <= local);
+        self.stats.fired(Class::ClockJump);
+        self.stats.mattered(Class::ClockJump, passed);
+        self.show_token(node);
+        self.arm(node);
     }
 
     fn random_rate(&mut self) {
         let node = self.chances.nemesis.below(self.nodes.len() as u64) as usize;
+        let lease = |w: &Self| {
+            let it = &w.nodes[node];
+            let until = it.process.as_ref().and_then(|p| p.leadership.lease_until)?;
+            Some(it.clock.when(until))
+        };
+        let before = lease(self);
         self.draw_rate(node);
-        self.stats.add(Stat::ClockRateChanges);
+        self.stats.fired(Class::ClockRate);
+        let after = lease(self);
+        self.stats.mattered(Class::ClockRate, before != after);
     }
 
     /// Gives `node` a clock rate within what this world allows; often at one of its ends.
@@ -263,14 +246,56 @@ impl World {
 
     /// Sets a clock's rate; a lease on it may so end earlier or later in true time.
     pub fn set_rate(&mut self, node: usize, fast_ppm: i32) {
+        if self.nodes[node].clock_stopped {
+            return;
+        }
         self.trace.line(self.now, Some(node), || format!("clock runs {fast_ppm} ppm fast"));
         self.nodes[node].clock.set_rate(self.now, fast_ppm);
         self.show_token(node);
         self.arm(node);
     }
 
-    fn random_skew(&mut self) {
-        self.net.skew(&mut self.stats);
+    /// A fault of `node`'s disk begins; it lasts up to a few election timeouts, or longer.
+    fn begin_disk_fault(&mut self, node: usize, class: Class) -> True {
+        self.mend_disk(node);
+        self.nemesis.disk_fault += 1;
+        let fault = self.nemesis.disk_fault;
+        let most = 8 * self.election();
+        let lasts = self.chances.nemesis.log_range(most / 100, most);
+        self.trace.line(self.now, Some(node), || format!("DISK {class:?} for {} ms", lasts / MS));
+        self.stats.fired(class);
+        self.nodes[node].disk_state.fault = fault;
+        self.nodes[node].disk_state.class = Some(class);
+        self.schedule(lasts, Event::Fault(Fault::DiskMend { node, fault }));
+        self.now + lasts
+    }
+
+    pub(crate) fn mend_disk(&mut self, node: usize) {
+        self.nodes[node].disk_state = DiskState::default();
+    }
+
+    fn random_slow_disk(&mut self) {
+        let node = self.someone();
+        self.begin_disk_fault(node, Class::SlowDisk);
+        let most = self.election();
+        self.nodes[node].disk_state.extra = self.chances.nemesis.log_range(MS / 3, most);
+    }
+
+    fn random_hung_disk(&mut self) {
+        let node = self.someone();
+        let until = self.begin_disk_fault(node, Class::HungDisk);
+        self.nodes[node].disk_state.hangs_until = until;
+    }
+
+    fn random_full_disk(&mut self) {
+        let node = self.someone();
+        self.fill_disk(node);
+    }
+
+    /// From now on, and for a while, nothing more fits on `node`'s disk.
+    pub fn fill_disk(&mut self, node: usize) {
+        let until = self.begin_disk_fault(node, Class::FullDisk);
+        self.nodes[node].disk_state.full_until = until;
     }
 
     fn random_transfer(&mut self) {
@@ -281,5 +306,16 @@ impl World {
             Some(NodeId(self.chances.nemesis.range(1, self.nodes.len() as u64)))
         };
         self.ask_transfer(node, to);
+    }
+
+    fn random_backend_crash(&mut self) {
+        self.on_backend(BackendEvent::Crash);
+    }
+
+    fn random_backend_away(&mut self) {
+        let most = 4 * self.election();
+        let lasts = self.chances.nemesis.log_range(most / 100, most);
+        self.stats.fired(Class::BackendAway);
+        self.backend_away(lasts);
     }
 }

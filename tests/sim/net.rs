@@ -4,7 +4,16 @@
 use crate::clock::{MS, True};
 use crate::params::NetParams;
 use crate::rng::Rng;
-use crate::stats::{Stat, Stats};
+use crate::stats::{Class, Stat, Stats};
+
+/// What a message carries, as far as its loss matters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cargo {
+    /// Entries of the log.
+    pub entries: bool,
+    /// A vote, or the wish for one.
+    pub vote: bool,
+}
 
 /// Every directed link of one world.
 #[derive(Debug)]
@@ -17,6 +26,8 @@ pub struct Net {
     starved: Vec<bool>,
     /// Extra delay per directed link, in nanoseconds: one direction may be slow.
     slow: Vec<u64>,
+    /// The fault that cuts links now, when it is a random one.
+    blame: Option<Class>,
 }
 
 impl Net {
@@ -31,6 +42,7 @@ impl Net {
             cut: vec![false; links],
             starved: vec![false; nodes],
             slow: slow.collect(),
+            blame: None,
             rng,
         }
     }
@@ -59,6 +71,12 @@ impl Net {
     /// Mends every link.
     pub fn mend(&mut self) {
         self.cut.fill(false);
+        self.blame = None;
+    }
+
+    /// From now on messages that are stopped are stopped by this fault.
+    pub const fn blame(&mut self, class: Class) {
+        self.blame = Some(class);
     }
 
     /// Whether entries (not heartbeats, not votes) are kept from `node`.
@@ -67,7 +85,7 @@ impl Net {
     }
 
     /// Draws new slow directions.
-    pub fn skew(&mut self, stats: &mut Stats) {
+    pub fn skew(&mut self) {
         for link in 0..self.slow.len() {
             self.slow[link] = if self.params.skew_max > 0 && self.rng.coin() {
                 self.rng.below(self.params.skew_max)
@@ -75,7 +93,6 @@ impl Net {
                 0
             };
         }
-        stats.add(Stat::LinksSkewed);
     }
 
     /// Makes one direction slower by `extra` nanoseconds.
@@ -89,24 +106,26 @@ impl Net {
         self.mend();
         self.starved.fill(false);
         self.slow.fill(0);
-        self.params = NetParams::calm();
+        self.params = NetParams::calm(self.params.heartbeat, self.params.election);
     }
 
     /// How long each copy of a message from `from` to `to` is under way: none, one or two copies.
-    /// `entries`: whether it carries entries of the log.
-    pub fn route(&mut self, from: usize, to: usize, entries: bool, stats: &mut Stats) -> [Option<True>; 2] {
-        if self.is_cut(from, to) || (entries && self.starved[to]) {
-            stats.add(Stat::MessagesCut);
+    pub fn route(&mut self, from: usize, to: usize, cargo: Cargo, stats: &mut Stats) -> [Option<True>; 2] {
+        if self.is_cut(from, to) || (cargo.entries && self.starved[to]) {
+            self.count_cut(stats);
             return [None, None];
         }
         if self.rng.chance(self.params.drop_ppm) {
-            stats.add(Stat::MessagesDropped);
+            stats.fired(Class::Lost);
+            stats.mattered(Class::Lost, cargo.entries || cargo.vote);
             return [None, None];
         }
         let first = self.delay(from, to, stats);
         if self.rng.chance(self.params.duplicate_ppm) {
-            stats.add(Stat::MessagesDoubled);
-            return [Some(first), Some(self.delay(from, to, stats))];
+            let second = self.delay(from, to, stats);
+            stats.fired(Class::Doubled);
+            stats.mattered(Class::Doubled, second.abs_diff(first) > self.params.heartbeat);
+            return [Some(first), Some(second)];
         }
         [Some(first), None]
     }
@@ -115,17 +134,28 @@ impl Net {
     pub fn arrives(&mut self, from: usize, to: usize, stats: &mut Stats) -> bool {
         let stopped = self.params.cut_stops_flying && self.is_cut(from, to);
         if stopped {
-            stats.add(Stat::MessagesCut);
+            self.count_cut(stats);
         }
         !stopped
     }
 
+    fn count_cut(&self, stats: &mut Stats) {
+        stats.add(Stat::MessagesCut);
+        if let Some(class) = self.blame {
+            stats.mattered(class, true);
+        }
+    }
+
     fn delay(&mut self, from: usize, to: usize, stats: &mut Stats) -> True {
         let p = &self.params;
-        let mut delay = self.rng.range(p.delay_min, p.delay_max) + self.slow[from * self.nodes + to];
+        let slow = self.slow[from * self.nodes + to];
+        let mut delay = self.rng.range(p.delay_min, p.delay_max) + slow;
+        stats.mattered(Class::Skew, slow > 0);
         if self.rng.chance(p.tail_ppm) {
-            delay += self.rng.range(50 * MS, p.tail_max);
-            stats.add(Stat::MessagesInTail);
+            let tail = self.rng.range(50 * MS, p.tail_max);
+            stats.fired(Class::Tail);
+            stats.mattered(Class::Tail, tail >= p.election);
+            delay += tail;
         }
         delay
     }

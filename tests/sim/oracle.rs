@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use termgate::driver::handle::{Applied, Refused};
-use termgate::ids::{LogIndex, Term};
+use termgate::ids::{LogId, LogIndex, Term};
 use termgate::raft::entry::{Entry, Payload};
 use termgate::registry::command::{Answer, Command, Condition, Op};
 
@@ -36,6 +36,21 @@ pub struct Oracle {
     /// The highest position that a finished request has shown to a client.
     watermark: LogIndex,
     unknown_applied: u64,
+    /// Compare-and-sets by a version, and which unknown one each repeats.
+    versioned: BTreeMap<RequestId, Versioned>,
+    /// Of those that took effect: by the first of each.
+    took_effect: BTreeMap<RequestId, RequestId>,
+}
+
+/// A compare-and-set that takes effect only on one version of its key.
+#[derive(Debug, Clone)]
+pub struct Versioned {
+    /// The key.
+    pub key: &'static str,
+    /// The version it was for.
+    pub version: LogIndex,
+    /// The first of its kind: it is this one sent again.
+    pub first: RequestId,
 }
 
 /// The value that carries a request's number.
@@ -51,6 +66,30 @@ impl Oracle {
     /// A write begins.
     pub fn asked(&mut self, request: RequestId) {
         self.fates.insert(request, Fate::Open);
+    }
+
+    /// A write is a compare-and-set for one version, and perhaps an earlier one sent again.
+    pub fn versioned(&mut self, request: RequestId, what: Versioned) {
+        self.versioned.insert(request, what);
+    }
+
+    /// What an unknown write was, when it may be sent again without harm.
+    pub fn repeatable(&self, request: RequestId) -> Option<&Versioned> {
+        self.versioned.get(&request)
+    }
+
+    /// I11: of a compare-and-set and all its repetitions one took effect at most.
+    fn check_once(&mut self, request: RequestId, id: LogId) -> Result<(), String> {
+        let Some(Versioned { first, .. }) = self.versioned.get(&request) else { return Ok(()) };
+        match self.took_effect.insert(*first, request) {
+            Some(other) => Err(format!("I11: {request} at {id} repeats {other}, and both took effect")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a compare-and-set, or one that repeats it, took effect.
+    pub fn took_effect(&self, first: RequestId) -> bool {
+        self.took_effect.contains_key(&first)
     }
 
     /// The position every read that begins now must reach.
@@ -127,6 +166,9 @@ impl Oracle {
         } else {
             self.put(key, value, condition, entry.id.index)
         };
+        if matches!(answer, Answer::Done { .. }) {
+            self.check_once(request, entry.id)?;
+        }
         if let Some((first, ..)) = self.committed.insert(request, (entry.id.index, entry.id.term, answer)) {
             return Err(format!("write {request} is committed twice: at {first} and at {}", entry.id));
         }

@@ -10,6 +10,7 @@ use termgate::raft::config::Config;
 use termgate::time::Duration;
 
 use crate::clock::MS;
+use crate::nemesis::COUNT;
 use crate::rng::Rng;
 
 /// The network's share.
@@ -31,12 +32,18 @@ pub struct NetParams {
     pub skew_max: u64,
     /// Whether a cut also stops what is already under way, or lets it arrive.
     pub cut_stops_flying: bool,
+    /// The heartbeat interval, to judge delays by.
+    pub heartbeat: u64,
+    /// The shortest election timeout.
+    pub election: u64,
 }
 
 impl NetParams {
     /// A healthy local network.
-    pub const fn calm() -> Self {
+    pub const fn calm(heartbeat: u64, election: u64) -> Self {
         Self {
+            heartbeat,
+            election,
             drop_ppm: 0,
             duplicate_ppm: 0,
             delay_min: MS / 10,
@@ -48,7 +55,7 @@ impl NetParams {
         }
     }
 
-    fn draw(rng: &mut Rng, heartbeat: u64) -> Self {
+    fn draw(rng: &mut Rng, heartbeat: u64, election: u64) -> Self {
         let delay_max = rng.log_range(MS / 5, heartbeat / 2);
         Self {
             drop_ppm: sometimes(rng, |r| r.log_range(1_000, 300_000)) as u32,
@@ -56,9 +63,11 @@ impl NetParams {
             delay_min: rng.range(MS / 20, delay_max),
             delay_max,
             tail_ppm: sometimes(rng, |r| r.range(1_000, 40_000)) as u32,
-            tail_max: rng.log_range(60 * MS, 2_000 * MS),
+            tail_max: rng.log_range(60 * MS, (2 * election).max(2_000 * MS)),
             skew_max: sometimes(rng, |r| r.log_range(MS, heartbeat)),
             cut_stops_flying: rng.coin(),
+            heartbeat,
+            election,
         }
     }
 }
@@ -84,13 +93,13 @@ impl DiskParams {
         Self { fsync_min: MS / 10, fsync_max: MS, stall_ppm: 0, stall_max: MS, error_ppm: 0 }
     }
 
-    fn draw(rng: &mut Rng) -> Self {
+    fn draw(rng: &mut Rng, election: u64) -> Self {
         let fsync_max = rng.log_range(MS / 5, 20 * MS);
         Self {
             fsync_min: rng.range(MS / 10, fsync_max),
             fsync_max,
             stall_ppm: sometimes(rng, |r| r.log_range(500, 20_000)) as u32,
-            stall_max: rng.log_range(20 * MS, 2_000 * MS),
+            stall_max: rng.log_range(20 * MS, (2 * election).max(2_000 * MS)),
             error_ppm: sometimes(rng, |r| r.log_range(100, 3_000)) as u32,
         }
     }
@@ -101,8 +110,8 @@ impl DiskParams {
 pub struct FaultParams {
     /// Mean time between two random faults, in nanoseconds.
     pub mean_gap: u64,
-    /// Weights of: crash, pause, partition, one-way cut, isolate leader, flap, clock rate, skew, transfer.
-    pub weights: [u32; 9],
+    /// The weights of the classes, in the nemesis' order.
+    pub weights: [u32; COUNT],
     /// A crash right after a message left, per million messages.
     pub crash_after_send_ppm: u32,
     /// A crash while writes are queued, per million turns.
@@ -154,11 +163,17 @@ pub struct Params {
     pub snapshot_damage_ppm: u32,
     /// Whether messages pass through their wire encoding.
     pub encode: bool,
+    /// Whether nodes come back from a crash speaking another version of it, as in a rolling upgrade
+    /// that is begun, and perhaps taken back.
+    pub upgrades: bool,
     /// Turns that stay open for more inputs, per million.
     pub batch_ppm: u32,
     /// Whether a turn that comes late is reported as `Input::ClockSuspect`.
     pub notice_gaps: bool,
 }
+
+/// In milliseconds: local clusters, and those across regions.
+const HEARTBEATS: [u64; 10] = [10, 20, 50, 50, 50, 100, 100, 150, 250, 400];
 
 /// Zero in half of the worlds.
 fn sometimes(rng: &mut Rng, draw: impl FnOnce(&mut Rng) -> u64) -> u64 {
@@ -170,7 +185,7 @@ impl Params {
     pub fn draw(seed: u64) -> Self {
         let rng = &mut Rng::stream(seed, 1);
         let nodes = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 7]);
-        let heartbeat = rng.pick(&[10, 20, 30, 50, 50, 75, 100]) * MS;
+        let heartbeat = rng.pick(&HEARTBEATS) * MS;
         let drift_ppm = rng.pick(&[1_000, 1_000, 20_000, 100_000, 200_000]);
         let configs = configs(rng, nodes, heartbeat, drift_ppm);
         let clocks_in_bound = !rng.chance(60_000);
@@ -183,15 +198,16 @@ impl Params {
         Self {
             real_drift_ppm: if clocks_in_bound { real } else { (drift_ppm * 10).min(800_000) as i32 },
             clocks_in_bound,
-            net: NetParams::draw(rng, heartbeat),
-            disk: DiskParams::draw(rng),
+            net: NetParams::draw(rng, heartbeat, configs[0].election_timeout_min.as_nanos() as u64),
+            disk: DiskParams::draw(rng, election),
             faults: faults(rng, election),
             clients: clients(rng, heartbeat, election),
-            storm: rng.range(10, 40) * election,
+            storm: rng.range(15, 45) * election,
             retimes: rng.chance(200_000),
             snapshot_time_max: rng.log_range(MS, election),
             snapshot_damage_ppm: sometimes(rng, |r| r.range(10_000, 300_000)) as u32,
             encode: rng.chance(250_000),
+            upgrades: rng.chance(100_000),
             batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,
             notice_gaps: rng.coin(),
             configs,
@@ -205,9 +221,9 @@ fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Con
     let small = sometimes(rng, |r| r.range(1, 2));
     let margin_share = rng.pick(&[0, 0, 0, 1, 10, 50]);
     let mut timers = draw_timers(rng);
-    let snapshot_entries = rng.pick(&[3, 10, 10, 30, 100, 1_000_000]);
+    let snapshot_entries = if rng.chance(200_000) { 1_000_000 } else { rng.log_range(1, 250) };
     let snapshot_bytes = rng.pick(&[300, 3_000, 1_000_000, 1_000_000]) as usize;
-    let snapshot_keep = rng.pick(&[0, 0, 1, 5, 50]);
+    let snapshot_keep = if rng.coin() { 0 } else { rng.log_range(1, 80) };
     let snapshot_keep_bytes = rng.pick(&[100, 1_000_000]) as usize;
     let chunk_bytes = rng.pick(&[50, 200, 1_000, 100_000]) as u32;
     let max_inflight_chunks = rng.range(1, 8) as u32;
@@ -259,9 +275,15 @@ pub fn redraw_timers(config: &mut Config, rng: &mut Rng) {
 }
 
 fn faults(rng: &mut Rng, election: u64) -> FaultParams {
-    let mut weights = [0; 9];
+    let mut weights = [0; COUNT];
     for weight in &mut weights {
         *weight = sometimes(rng, |r| r.range(1, 10)) as u32;
+    }
+    if rng.chance(150_000) {
+        // One alone, at full strength.
+        let class = rng.below(COUNT as u64) as usize;
+        weights = [0; COUNT];
+        weights[class] = 1;
     }
     FaultParams {
         mean_gap: rng.log_range(election / 8, election * 4),

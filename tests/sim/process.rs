@@ -13,6 +13,7 @@ use termgate::raft::message::Message;
 use termgate::raft::{Boot, Node};
 use termgate::registry::machine::Machine;
 use termgate::time::Instant;
+use termgate::transport::codec::VERSION;
 
 use crate::backend::Gate;
 use crate::clients::Waiter;
@@ -20,7 +21,7 @@ use crate::clock::{Clock, MS, True};
 use crate::disk::Disk;
 use crate::keeper::decode;
 use crate::params::redraw_timers;
-use crate::stats::Stat;
+use crate::stats::{Class, Stat};
 use crate::world::{Event, World};
 
 /// One machine: what survives a crash, and perhaps a process.
@@ -42,7 +43,32 @@ pub struct SimNode {
     pub pause: u64,
     /// When the process began to run, or went on.
     pub ran_since: True,
+    /// What its disk does wrong now.
+    pub disk_state: DiskState,
+    /// Whether its clock stands still.
+    pub clock_stopped: bool,
+    /// Which version of the messages its program speaks.
+    pub version: u8,
+    /// Steps of snapshots' installations at each of which it may crash.
+    pub doomed_steps: u32,
+    /// Whether a snapshot it fetched was damaged, and none was whole since.
+    pub was_damaged: bool,
     paused: bool,
+}
+
+/// What a disk does wrong.
+#[derive(Debug, Default, Clone)]
+pub struct DiskState {
+    /// Which fault this is.
+    pub fault: u64,
+    /// Of which class.
+    pub class: Option<Class>,
+    /// What each fsync takes longer.
+    pub extra: True,
+    /// Until when no fsync ends.
+    pub hangs_until: True,
+    /// Until when nothing more fits.
+    pub full_until: True,
 }
 
 /// A running process.
@@ -88,6 +114,11 @@ impl SimNode {
             backlog: Vec::new(),
             pause: 0,
             ran_since: 0,
+            disk_state: DiskState::default(),
+            clock_stopped: false,
+            version: VERSION,
+            doomed_steps: 0,
+            was_damaged: false,
             paused: false,
         }
     }
@@ -128,14 +159,11 @@ impl SimNode {
 impl World {
     /// Starts a process from what the disk holds.
     pub fn start(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].process.is_some() || self.has_no_room_to_start(node) {
             return;
         }
         let seed = self.chances.node.draw();
-        if self.params.retimes && self.nodes[node].disk.life().boot > 0 && self.chances.node.coin() {
-            redraw_timers(&mut self.nodes[node].config, &mut self.chances.node);
-            self.stats.add(Stat::TimersChanged);
-        }
+        self.change_the_program(node);
         let it = &mut self.nodes[node];
         let now = it.clock.at(self.now);
         let (life, durable, promised) = it.disk.boot(&it.config);
@@ -164,10 +192,38 @@ impl World {
         self.turn(node, Input::Timeout);
     }
 
-    /// Ends the process and loses what was not durable.
-    pub fn crash(&mut self, node: usize) {
-        let Some(process) = self.nodes[node].process.take() else { return };
+    /// A start writes too; on a full disk it is tried again later.
+    fn has_no_room_to_start(&mut self, node: usize) -> bool {
+        let full = self.nodes[node].disk_state.full_until > self.now;
+        if full {
+            self.stats.mattered(Class::FullDisk, true);
+            let again = self.chances.disk.log_range(10 * MS, self.election());
+            self.schedule(again, Event::Restart { node });
+        }
+        full
+    }
+
+    /// A node that comes back may do so with other timers, or speaking another version.
+    fn change_the_program(&mut self, node: usize) {
+        if self.nodes[node].disk.life().boot == 0 || self.calm {
+            return;
+        }
+        if self.params.retimes && self.chances.node.coin() {
+            redraw_timers(&mut self.nodes[node].config, &mut self.chances.node);
+            self.stats.fired(Class::Retime);
+        }
+        if self.params.upgrades && self.chances.node.coin() {
+            let it = &mut self.nodes[node];
+            it.version = if it.version == VERSION { VERSION + 1 } else { VERSION };
+            self.stats.fired(Class::WireVersion);
+        }
+    }
+
+    /// Ends the process and loses what was not durable: so many writes.
+    pub fn crash(&mut self, node: usize) -> usize {
+        let Some(process) = self.nodes[node].process.take() else { return 0 };
         self.nodes[node].paused = false;
+        self.run_clock_again(node);
         for event in std::mem::take(&mut self.nodes[node].backlog) {
             self.never_noticed(event);
         }
@@ -176,11 +232,17 @@ impl World {
             self.nodes[node].disk.crash(&mut self.chances.disk, |w| checker.on_durable(node, w));
         self.checker.on_crash(node);
         self.trace.line(self.now, Some(node), || format!("CRASH, {kept} queued writes kept, {lost} lost"));
-        self.stats.add(Stat::Crashes);
         self.stats.add_many(Stat::WritesLost, lost as u64);
         self.stats.add_many(Stat::WritesTorn, u64::from(kept > 0 && lost > 0));
         for waiter in process.waiters.into_values() {
             self.abandon(waiter);
+        }
+        lost
+    }
+
+    fn run_clock_again(&mut self, node: usize) {
+        if std::mem::take(&mut self.nodes[node].clock_stopped) {
+            self.draw_rate(node);
         }
     }
 
@@ -191,8 +253,8 @@ impl World {
         }
         let lease = self.nodes[node].process.as_ref().and_then(|p| p.leadership.lease_until);
         let outlives = lease.is_some_and(|until| self.nodes[node].clock.at(self.now + duration) > until);
-        self.stats.add(Stat::Pauses);
-        self.stats.add_many(Stat::PausesOfLeader, u64::from(outlives));
+        self.stats.fired(Class::Pause);
+        self.stats.mattered(Class::Pause, outlives);
         self.trace.line(self.now, Some(node), || format!("stopped for {} ms", duration / MS));
         let it = &mut self.nodes[node];
         it.paused = true;
@@ -208,6 +270,10 @@ impl World {
         self.nodes[node].paused = false;
         self.nodes[node].ran_since = self.now;
         self.trace.line(self.now, Some(node), || "goes on".to_owned());
+        let stood_still = self.nodes[node].clock_stopped;
+        self.run_clock_again(node);
+        let outlived = stood_still && self.nodes[node].token_at(self.now).is_some();
+        self.stats.mattered(Class::Suspend, outlived);
         self.resuming = true;
         for event in std::mem::take(&mut self.nodes[node].backlog) {
             self.happen(event);
@@ -238,14 +304,25 @@ impl World {
         }
     }
 
-    pub(crate) fn on_fsynced(&mut self, node: usize, boot: u64) {
-        if self.running(node, boot).is_none() {
+    pub(crate) fn on_fsynced(&mut self, node: usize, boot: u64, fsync: u64) {
+        if self.running(node, boot).is_none() || self.nodes[node].disk.fsync_under_way() != Some(fsync) {
+            return;
+        }
+        let state = &self.nodes[node].disk_state;
+        if state.hangs_until > self.now {
+            let wait = state.hangs_until - self.now;
+            return self.schedule(wait, Event::Fsynced { node, boot, fsync });
+        }
+        if state.full_until > self.now {
+            self.stats.mattered(Class::FullDisk, true);
+            self.trace.line(self.now, Some(node), || "no space is left".to_owned());
+            let down = self.chances.disk.log_range(MS, 100 * MS);
+            self.crash_for(node, down);
             return;
         }
         if self.chances.disk.chance(self.disk_params.error_ppm) {
-            self.stats.add(Stat::FsyncErrors);
             self.trace.line(self.now, Some(node), || "fsync fails".to_owned());
-            return self.crash_and_restart(node);
+            return self.crash_and_restart(node, Class::FsyncError);
         }
         let checker = &mut self.checker;
         let done = self.nodes[node].disk.end_fsync(|write| checker.on_durable(node, write));

@@ -29,6 +29,7 @@ pub fn play(seed: u64, traced: bool) -> Ending {
         if world.run_until(storm) {
             world.stats.add_many(Stat::StormNanos, world.now);
             world.heal();
+            world.check_whole();
             let calm = world.now - storm;
             world.stats.add_many(Stat::CalmNanos, calm);
         }
@@ -38,9 +39,12 @@ pub fn play(seed: u64, traced: bool) -> Ending {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         world.checker.fail(format!("panic: {}", text.unwrap_or_default()));
     }
+    world.stats.add(Stat::Worlds);
+    world.stats.add_many(Stat::Events, world.events());
     let (truncations, unknown) = (world.checker.truncations(), world.oracle.unknown_applied());
     let (led, highest) = world.checker.leader_count();
     world.stats.add_many(Stat::Truncations, truncations);
+    world.stats.add_many(Stat::LeasesOverlap, world.checker.overlaps());
     world.stats.add_many(Stat::UnknownApplied, unknown);
     world.stats.add_many(Stat::SplitTerms, highest.0.saturating_sub(led));
     Ending {

@@ -5,8 +5,10 @@
 //! A play is a list of acts; each act looks at the cluster as it is, does its part and says how
 //! long to wait. Nothing is forced on a node: only links, clocks, crashes and clients are moved.
 
+use termgate::ids::Term;
+
 use crate::clock::{MS, True};
-use crate::stats::Stat;
+use crate::stats::Class;
 use crate::world::{Event, World};
 
 /// Which play.
@@ -32,9 +34,22 @@ pub enum Kind {
     LateTransfer,
     /// A follower that asked for a read position restarts and asks again.
     LateAnswer,
+    /// The leader hears nobody, or nobody hears it, while it serves lease reads.
+    MuteLease,
+    /// One link of the leader comes and goes as often as heartbeats do.
+    Flap,
+    /// The leader's disk is full, then a follower's.
+    FullDisk,
+    /// A follower installs a snapshot and crashes at each step of it.
+    Snapshot,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 20] = [
+    Kind::MuteLease,
+    Kind::Flap,
+    Kind::FullDisk,
+    Kind::Snapshot,
+    Kind::Snapshot,
     Kind::CutLease,
     Kind::CutLease,
     Kind::RestartPromise,
@@ -52,6 +67,24 @@ const KINDS: [Kind; 15] = [
     Kind::LateAnswer,
 ];
 
+/// The class of a play that is to make leadership move.
+const fn moves_leadership(kind: Kind) -> Option<Class> {
+    Some(match kind {
+        Kind::CutLease => Class::PlayCutLease,
+        Kind::RestartPromise => Class::PlayPromise,
+        Kind::TransferCut => Class::PlayTransferCut,
+        Kind::ElectionCrash => Class::PlayElectionCrash,
+        Kind::PauseLeader => Class::PlayPauseLeader,
+        Kind::Rolling => Class::PlayRolling,
+        Kind::Figure8 => Class::PlayFigure8,
+        Kind::DelayedAcks => Class::PlayDelayedAcks,
+        Kind::LateTransfer => Class::PlayLateTransfer,
+        Kind::MuteLease => Class::PlayMuteLease,
+        Kind::FullDisk => Class::PlayFullDisk,
+        Kind::LateAnswer | Kind::Flap | Kind::Snapshot => return None,
+    })
+}
+
 /// A play under way.
 #[derive(Debug, Clone)]
 pub struct Play {
@@ -60,6 +93,8 @@ pub struct Play {
     pub act: u32,
     /// The act could not be played yet: the same one comes again.
     again: bool,
+    /// The highest term that had a leader when the play began.
+    term: Term,
     /// Who led when the play began.
     pub leader: usize,
     /// Others with a part in it.
@@ -74,13 +109,16 @@ impl World {
         let election = self.election();
         let wait = self.chances.nemesis.range(election, 4 * election);
         let kind = self.chances.nemesis.pick(&KINDS);
-        let play = Play { kind, act: 0, again: false, leader: 0, voters: Vec::new() };
+        let play = Play { kind, act: 0, again: false, term: Term::ZERO, leader: 0, voters: Vec::new() };
         self.schedule(wait, Event::Script(Box::new(play)));
     }
 
     pub(crate) fn on_script(&mut self, mut play: Play) {
         if self.calm {
             return;
+        }
+        if play.act == 0 {
+            play.term = self.checker.leader_count().1;
         }
         let wait = match play.kind {
             Kind::CutLease | Kind::RestartPromise => self.play_cut_lease(&mut play),
@@ -92,7 +130,15 @@ impl World {
             Kind::DelayedAcks => self.play_delayed_acks(&mut play),
             Kind::LateTransfer => self.play_late_transfer(&mut play),
             Kind::LateAnswer => self.play_late_answer(&mut play),
+            Kind::MuteLease => self.play_mute_lease(&mut play),
+            Kind::Flap => self.play_flap(&mut play),
+            Kind::FullDisk => self.play_full_disk(&mut play),
+            Kind::Snapshot => self.play_snapshot(&mut play),
         };
+        if let (None, Some(class)) = (wait, moves_leadership(play.kind)) {
+            let moved = play.act > 0 && self.checker.leader_count().1 > play.term;
+            self.stats.mattered(class, moved);
+        }
         match wait {
             Some(wait) => {
                 play.act += u32::from(!std::mem::take(&mut play.again));
@@ -170,13 +216,13 @@ impl World {
             1 => {
                 self.isolate(play.leader);
                 if play.kind == Kind::RestartPromise {
-                    self.stats.add(Stat::ScriptPromise);
+                    self.stats.fired(Class::PlayPromise);
                     for voter in play.voters.clone() {
                         let down = self.chances.nemesis.log_range(MS / 5, 8 * MS);
                         self.crash_for(voter, down);
                     }
                 } else {
-                    self.stats.add(Stat::ScriptCutLease);
+                    self.stats.fired(Class::PlayCutLease);
                     if self.chances.nemesis.chance(250_000) {
                         let stopped = self.part(lease, 50, 110);
                         self.pause(play.leader, stopped);
@@ -205,7 +251,7 @@ impl World {
                 if !self.cast_leader(play) {
                     return Some(hb);
                 }
-                self.stats.add(Stat::ScriptTransferCut);
+                self.stats.fired(Class::PlayTransferCut);
                 self.take_the_links();
                 self.ask_transfer(play.leader, None);
                 Some(self.part(hb, 0, 30))
@@ -238,7 +284,7 @@ impl World {
             if !self.cast_leader(play) {
                 return Some(hb);
             }
-            self.stats.add(Stat::ScriptElectionCrash);
+            self.stats.fired(Class::PlayElectionCrash);
             self.ask_put(play.leader, false);
             play.voters = self.everyone_else(play.leader);
             let down = self.part(self.election(), 20, 300);
@@ -258,7 +304,7 @@ impl World {
                 if !self.cast_leader(play) {
                     return Some(hb);
                 }
-                self.stats.add(Stat::ScriptPauseLeader);
+                self.stats.fired(Class::PlayPauseLeader);
                 self.worst_clocks(play.leader);
                 self.ask_read(play.leader);
                 let stopped = self.part(lease, 80, 400);
@@ -282,7 +328,7 @@ impl World {
             return None;
         }
         if node == 0 {
-            self.stats.add(Stat::ScriptRolling);
+            self.stats.fired(Class::PlayRolling);
         }
         let down = self.part(self.election(), 1, 50);
         self.crash_for(node, down);
@@ -296,7 +342,7 @@ impl World {
         match play.act % 3 {
             0 => {
                 if play.act == 0 {
-                    self.stats.add(Stat::ScriptFigure8);
+                    self.stats.fired(Class::PlayFigure8);
                 }
                 let friend = self.chances.nemesis.below(2 * count) as usize;
                 (0..self.nodes.len()).for_each(|node| self.net.starve(node, node != friend));

@@ -1,11 +1,77 @@
-//! What happened in a run, counted: how often each fault fired and how often it mattered. A run
-//! in which a fault never fired proves nothing about it, so a full run with a zero fails.
+//! What happened in a run, counted: how often each class of faults fired and how often it mattered.
+//! A run in which a fault never fired, or never made a difference, proves nothing about it, so a
+//! full run with a zero fails.
 
 use std::fmt;
 
+macro_rules! classes {
+    ($($name:ident = $fault:literal => $effect:literal,)+) => {
+        /// A class of faults.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Class { $(#[doc = $fault] $name,)+ }
+
+        /// Every class: what it does, and what it is to matter.
+        pub const CLASSES: &[(Class, &str, &str)] = &[$((Class::$name, $fault, $effect),)+];
+    };
+}
+
+classes! {
+    Lost = "message lost" => "it carried a vote or entries",
+    Doubled = "message doubled" => "the second copy was overtaken by a later message",
+    Tail = "message far too late" => "later than the shortest election timeout",
+    Skew = "one direction made slower" => "a message took the slow direction",
+    Halves = "two halves" => "a message was stopped",
+    Bridge = "two halves and a bridge" => "a message was stopped",
+    Chain = "chain" => "a message was stopped",
+    Star = "star: all but one hear only that one" => "a message was stopped",
+    BadLink = "triangle: one bad link" => "a message was stopped",
+    RandomLinks = "random links cut" => "a message was stopped",
+    Directed = "random one-way cuts" => "a message was stopped",
+    IsolateOne = "one node isolated" => "a message was stopped",
+    IsolateLeader = "leader isolated" => "a message was stopped",
+    MuteLeader = "leader deaf or dumb" => "a message was stopped",
+    BareQuorum = "leader reaches only a bare quorum" => "a message was stopped",
+    Flap = "link flapping" => "a message was stopped",
+    Swizzle = "links cut one by one, healed in another order" => "a message was stopped",
+    Crash = "crash" => "of the leader, or with writes lost",
+    CrashAfterSend = "crash right after a message left" => "of the leader, or with writes lost",
+    CrashInFsync = "crash right after a write was queued" => "the write was lost",
+    Outage = "all nodes crash at once" => "a write was lost",
+    DoubleCrash = "crash again while starting" => "before a leader was heard",
+    Pause = "process paused" => "a leader, past its lease",
+    Suspend = "machine suspended, its clock too" => "a lease outlived its end",
+    ClockJump = "clock jumps ahead" => "past a timer",
+    ClockRate = "clock rate changed" => "the end of a lease moved",
+    FsyncError = "fsync fails, process ends" => "a write was lost",
+    FsyncStall = "fsync stalls" => "the node was told",
+    SlowDisk = "disk slow for a while" => "the node was told",
+    HungDisk = "disk hangs for a while" => "the node was told",
+    FullDisk = "disk full for a while" => "a process ended or could not start",
+    Retime = "node starts again with other timers" => "a leader was elected among unlike timers",
+    WireVersion = "node starts again with another version" => "a frame was refused",
+    SnapshotDamage = "fetched snapshot damaged" => "it was fetched again, whole",
+    Transfer = "leadership transfer asked for" => "leadership moved",
+    BackendCrash = "backend crashes" => "writes were under way",
+    BackendAway = "backend not reached for a while" => "a call was lost",
+    PlayCutLease = "play: bare quorum, wait for the lease, campaign elsewhere" => "leadership moved",
+    PlayPromise = "play: restart the voters that hold the promise" => "leadership moved",
+    PlayTransferCut = "play: transfer, then cut the old leader off" => "leadership moved",
+    PlayElectionCrash = "play: crash each node during one election" => "leadership moved",
+    PlayPauseLeader = "play: pause the leader across its lease" => "leadership moved",
+    PlayRolling = "play: rolling restart" => "leadership moved",
+    PlayFigure8 = "play: leaders that append and crash in turn" => "leadership moved",
+    PlayDelayedAcks = "play: acknowledgements held back, then let go" => "leadership moved",
+    PlayLateTransfer = "play: a transfer's messages arrive after it was given up" => "leadership moved",
+    PlayLateAnswer = "play: a follower restarts between question and answer" => "it was back in time to ask again",
+    PlayMuteLease = "play: leader cut one way while it serves lease reads" => "leadership moved",
+    PlayFlap = "play: one link of the leader flaps at the heartbeat" => "it went on to the end",
+    PlayFullDisk = "play: disk full at the leader, then at a follower" => "leadership moved",
+    PlaySnapshot = "play: crash at each step of a snapshot's installation" => "a step was cut short",
+}
+
 macro_rules! stats {
     ($($name:ident = $text:literal,)+) => {
-        /// One thing that is counted.
+        /// One thing that is counted beside the faults.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Stat { $(#[doc = $text] $name,)+ }
 
@@ -15,132 +81,142 @@ macro_rules! stats {
 }
 
 stats! {
+    Worlds = "worlds",
     Steps = "inputs handed to a node",
     Batches = "turns that took several inputs",
     MessagesSent = "messages sent",
-    MessagesDropped = "fault: messages lost",
-    MessagesDoubled = "fault: messages doubled",
-    MessagesInTail = "fault: messages far too late",
-    MessagesCut = "fault: messages stopped by a cut link",
-    LinksSkewed = "fault: one direction made slower than the other",
-    Partitions = "fault: two halves",
-    Bridges = "fault: a bridge between two halves",
-    Chains = "fault: only neighbours reach each other",
-    OneWayCuts = "fault: one-way cut",
-    LeaderIsolations = "fault: leader isolated",
-    LeaderMuted = "fault: leader hears nobody, or nobody hears it",
-    BareQuorums = "fault: leader reaches only a bare quorum",
-    Flaps = "fault: link flapping",
-    Crashes = "fault: crash",
-    CrashesAfterSend = "fault: crash right after a message left",
-    CrashesInFsync = "fault: crash right after a write was queued",
-    FullOutages = "fault: all nodes crash at once",
-    WritesLost = "mattered: queued writes lost in a crash",
-    WritesTorn = "mattered: crash kept some of the queued writes and lost others",
-    FsyncErrors = "fault: fsync failed, process ended",
-    FsyncStalls = "fault: fsync stalled",
-    DiskStallsTold = "mattered: node told of a stalled disk",
-    Pauses = "fault: process paused",
-    PausesOfLeader = "mattered: leader paused past its lease",
-    ClockSuspects = "mattered: node told of a gap in its time",
-    ClockRateChanges = "fault: clock rate changed",
-    TimersChanged = "fault: node restarted with other timers",
-    SnapshotsTaken = "snapshots taken",
-    SnapshotsFetched = "mattered: snapshot fetched by a follower",
-    SnapshotsResumed = "mattered: fetch of a snapshot went on where it had stopped",
-    SnapshotsGone = "mattered: piece of a snapshot asked for that is no longer there",
-    SnapshotsDamaged = "fault: fetched snapshot damaged",
-    Transfers = "fault: leadership transfer asked for",
-    TransfersDone = "mattered: leadership transferred",
-    TransfersTimedOut = "mattered: transfer timed out",
-    ScriptCutLease = "script: bare quorum, wait for the lease, campaign elsewhere",
-    ScriptPromise = "script: restart the voter that holds the promise",
-    ScriptTransferCut = "script: transfer, then cut the old leader off",
-    ScriptElectionCrash = "script: crash each node during one election",
-    ScriptPauseLeader = "script: pause the leader across its lease",
-    ScriptRolling = "script: rolling restart",
-    ScriptFigure8 = "script: leaders that append and crash in turn",
-    ScriptDelayedAcks = "script: acknowledgements of the leader held back, then let go",
-    ScriptLateTransfer = "script: a transfer's messages arrive after it was given up",
-    ScriptLateAnswer = "script: a follower restarts between question and answer",
+    MessagesCut = "messages stopped by a cut link",
+    MessagesStale = "messages of an older term, life or session dropped",
     Leaders = "leaders elected",
     SplitTerms = "terms without a leader",
-    VotesRefusedPromise = "mattered: vote refused because of a promise",
-    VotesRefusedLog = "mattered: vote refused because of the log",
-    QuorumLost = "mattered: leader stepped down without a quorum",
-    StepDownsDisk = "mattered: leader stepped down because of its disk",
-    MessagesStale = "mattered: message of an older term, life or session dropped",
-    Truncations = "mattered: uncommitted entries cut off",
+    VotesRefusedPromise = "votes refused because of a promise",
+    VotesRefusedLog = "votes refused because of the log",
+    QuorumLost = "leaders that stepped down without a quorum",
+    StepDownsDisk = "leaders that stepped down because of their disk",
+    ClockSuspects = "gaps in time that a node was told of",
+    Truncations = "uncommitted entries cut off",
+    WritesLost = "queued writes lost in a crash",
+    WritesTorn = "crashes that kept some of the queued writes and lost others",
+    SnapshotsTaken = "snapshots taken",
+    SnapshotsFetched = "snapshots fetched by a follower",
+    SnapshotsResumed = "fetches that went on where they had stopped",
+    SnapshotsGone = "pieces of a snapshot asked for that are no longer there",
+    TransfersTimedOut = "transfers that timed out",
     Writes = "writes asked",
     WritesAcked = "writes acknowledged",
     WritesRefused = "writes refused",
     WritesUnknown = "writes unknown",
-    UnknownApplied = "mattered: an unknown write was applied",
-    CasFailed = "compare-and-set lost",
+    UnknownApplied = "unknown writes that were applied",
+    CasFailed = "compare-and-sets lost",
+    Retries = "unknown compare-and-sets sent again",
+    RetriesRepeated = "of those, the first had been applied",
     Reads = "linearizable reads asked",
     ReadsServed = "linearizable reads served",
     ReadsOnFollower = "linearizable reads served by a follower",
     ReadsRefused = "linearizable reads refused",
     LeaseReads = "lease reads tried",
     LeaseReadsServed = "lease reads served",
-    LeaseReadsRefused = "mattered: lease gone between look and check",
+    LeaseReadsRefused = "leases gone between look and check",
     GatedWrites = "writes admitted by a gate",
-    GatedWritesCutShort = "mattered: gate closed between admission and first byte",
+    GatedWritesCutShort = "gates closed between admission and first byte",
     GatedWritesAccepted = "writes accepted by the backend",
-    GatedWritesFenced = "mattered: stale write refused by the backend",
-    BackendCrashes = "fault: backend crash",
+    GatedWritesFenced = "stale writes refused by the backend",
     Raises = "fences raised",
-    RaisesRefused = "mattered: fence raise came too late",
+    RaisesRefused = "fence raises that came too late",
+    FullChecks = "whole states compared entry by entry",
     CalmMinority = "healed: all but a minority",
     CalmBridge = "healed: all but a bridge",
     BeyondBoundWorlds = "worlds with clocks beyond their bound",
+    LeasesOverlap = "two leases at once, with such clocks",
+    Events = "events",
     StormNanos = "simulated time under faults (ns)",
     CalmNanos = "simulated time after healing (ns)",
 }
 
 /// The counters of one seed or of a whole run.
 #[derive(Debug, Clone)]
-pub struct Stats([u64; ALL.len()]);
+pub struct Stats {
+    counts: [u64; ALL.len()],
+    fired: [u64; CLASSES.len()],
+    mattered: [u64; CLASSES.len()],
+}
 
 impl Stats {
     /// All zero.
     pub const fn new() -> Self {
-        Self([0; ALL.len()])
+        Self { counts: [0; ALL.len()], fired: [0; CLASSES.len()], mattered: [0; CLASSES.len()] }
     }
 
     /// Counts one.
     pub const fn add(&mut self, stat: Stat) {
-        self.0[stat as usize] += 1;
+        self.counts[stat as usize] += 1;
     }
 
     /// Counts many.
     pub const fn add_many(&mut self, stat: Stat, count: u64) {
-        self.0[stat as usize] += count;
+        self.counts[stat as usize] += count;
     }
 
     /// One counter.
     pub const fn get(&self, stat: Stat) -> u64 {
-        self.0[stat as usize]
+        self.counts[stat as usize]
+    }
+
+    /// A fault fired.
+    pub const fn fired(&mut self, class: Class) {
+        self.fired[class as usize] += 1;
+    }
+
+    /// A fault made the difference that its class names, when it `did`.
+    pub const fn mattered(&mut self, class: Class, did: bool) {
+        self.mattered[class as usize] += did as u64;
     }
 
     /// Adds another seed's counters.
     pub fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine += theirs;
-        }
+        let add = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(m, t)| *m += t);
+        add(&mut self.counts, &other.counts);
+        add(&mut self.fired, &other.fired);
+        add(&mut self.mattered, &other.mattered);
     }
 
     /// What never happened.
-    pub fn zeros(&self) -> Vec<&'static str> {
-        ALL.iter().filter(|(stat, _)| self.get(*stat) == 0).map(|(_, text)| *text).collect()
+    pub fn zeros(&self) -> Vec<String> {
+        let counts = ALL.iter().filter(|(stat, _)| self.get(*stat) == 0).map(|(_, text)| (*text).to_owned());
+        let fired = CLASSES.iter().filter(|(class, ..)| self.fired[*class as usize] == 0);
+        let fired = fired.map(|(_, fault, _)| format!("fault: {fault}"));
+        let mattered = CLASSES.iter().filter(|(class, ..)| self.mattered[*class as usize] == 0);
+        let mattered = mattered.map(|(_, fault, effect)| format!("effect: {fault}: {effect}"));
+        counts.chain(fired).chain(mattered).collect()
     }
 }
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (stat, text) in ALL {
-            writeln!(f, "{:>14}  {text}", self.get(*stat))?;
+            writeln!(f, "{:>15}  {text}", self.get(*stat))?;
+        }
+        writeln!(f, "{:>15}  {:>12}  fault, and how it mattered", "fired", "mattered")?;
+        for (class, fault, effect) in CLASSES {
+            let (fired, mattered) = (self.fired[*class as usize], self.mattered[*class as usize]);
+            writeln!(f, "{fired:>15}  {mattered:>12}  {fault}: {effect}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL, CLASSES, Class, Stats};
+
+    #[test]
+    fn names_everything_that_never_happened_and_nothing_else() {
+        let mut stats = Stats::new();
+        assert_eq!(stats.zeros().len(), ALL.len() + 2 * CLASSES.len());
+        ALL.iter().for_each(|(stat, _)| stats.add(*stat));
+        CLASSES.iter().for_each(|(class, ..)| stats.fired(*class));
+        CLASSES.iter().for_each(|(class, ..)| stats.mattered(*class, *class != Class::Star));
+        let zeros = stats.zeros();
+        assert!(matches!(&zeros[..], [one] if one.contains("star")), "{zeros:?}");
     }
 }

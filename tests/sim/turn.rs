@@ -7,11 +7,13 @@ use termgate::raft::effect::{Cause, DropReason, Event as CoreEvent, Input, RoleK
 use termgate::raft::entry::Persist;
 use termgate::raft::message::{Body, Message, VoteRefusal};
 use termgate::registry::command::Op;
-use termgate::transport::codec;
+use termgate::transport::codec::{self, CodecError};
 
 use crate::clients::Waiter;
 use crate::clock::MS;
-use crate::stats::Stat;
+use crate::net::Cargo;
+use crate::process::SimNode;
+use crate::stats::{Class, Stat};
 use crate::trace::describe;
 use crate::world::{Event, World};
 
@@ -38,18 +40,19 @@ impl From<Input> for Turn {
 impl World {
     /// Starts an fsync of what is queued, unless one is under way.
     pub(crate) fn start_fsync(&mut self, node: usize) {
-        if !self.nodes[node].disk.start_fsync() {
-            return;
-        }
+        let Some(fsync) = self.nodes[node].disk.start_fsync() else { return };
         let p = &self.disk_params;
         let mut takes = self.chances.disk.range(p.fsync_min, p.fsync_max);
+        let state = &mut self.nodes[node].disk_state;
+        takes += state.extra;
         if self.chances.disk.chance(p.stall_ppm) {
             takes += self.chances.disk.range(10 * MS, p.stall_max);
-            self.stats.add(Stat::FsyncStalls);
+            state.class.get_or_insert(Class::FsyncStall);
+            self.stats.fired(Class::FsyncStall);
             self.trace.line(self.now, Some(node), || format!("fsync will take {} ms", takes / MS));
         }
         let boot = self.nodes[node].disk.life().boot;
-        self.schedule(takes, Event::Fsynced { node, boot });
+        self.schedule(takes, Event::Fsynced { node, boot, fsync });
     }
 
     /// One turn of the loop with one input.
@@ -68,7 +71,9 @@ impl World {
             self.feed(node, Turn::Input(Input::ClockSuspect));
         }
         if stalled != told {
-            self.stats.add_many(Stat::DiskStallsTold, u64::from(stalled));
+            if let Some(class) = self.nodes[node].disk_state.class.filter(|_| stalled) {
+                self.stats.mattered(class, class != Class::FullDisk);
+            }
             self.feed(node, Turn::Input(Input::DiskStalled(stalled)));
         }
         self.feed(node, input.into());
@@ -242,14 +247,31 @@ impl World {
         let to = message.to.0 as usize - 1;
         let message = if self.params.encode { self.through_the_wire(message) } else { message };
         self.stats.add(Stat::MessagesSent);
-        let entries = matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty());
-        let [first, second] = self.net.route(node, to, entries, &mut self.stats);
+        if self.nodes[node].version != self.nodes[to].version {
+            return self.refuse_version(message);
+        }
+        let cargo = Cargo {
+            entries: matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty()),
+            vote: matches!(&message.body, Body::RequestVote(_) | Body::RequestVoteResponse(_)),
+        };
+        let [first, second] = self.net.route(node, to, cargo, &mut self.stats);
         if let Some(delay) = second {
             self.schedule(delay, Event::Deliver(Box::new(message.clone())));
         }
         if let Some(delay) = first {
             self.schedule(delay, Event::Deliver(Box::new(message)));
         }
+    }
+
+    /// A frame of another version is refused as such, whatever else is in it (W-9).
+    fn refuse_version(&mut self, message: Message) {
+        let mut frame = codec::encode(&message).expect("every message has a frame").to_vec();
+        frame[LENGTH_BYTES] = codec::VERSION + 1;
+        let refused = codec::decode(&frame[LENGTH_BYTES..]);
+        if refused != Err(CodecError::Version(codec::VERSION + 1)) {
+            self.checker.fail(format!("a frame of another version is taken for {refused:?}"));
+        }
+        self.stats.mattered(Class::WireVersion, true);
     }
 
     fn through_the_wire(&mut self, message: Message) -> Message {
@@ -281,7 +303,12 @@ impl World {
     fn count(&mut self, node: usize, event: &CoreEvent) {
         self.trace.line(self.now, Some(node), || format!("   {event:?}"));
         let stat = match event {
-            CoreEvent::RoleChanged { role: RoleKind::Leader, .. } => Stat::Leaders,
+            CoreEvent::RoleChanged { role: RoleKind::Leader, .. } => {
+                let timers = |n: &SimNode| (n.config.election_timeout_min, n.config.election_timeout_max);
+                let own = timers(&self.nodes[node]);
+                self.stats.mattered(Class::Retime, self.nodes.iter().any(|n| timers(n) != own));
+                Stat::Leaders
+            }
             CoreEvent::RoleChanged { cause: Cause::QuorumLost, .. } => Stat::QuorumLost,
             CoreEvent::RoleChanged { cause: Cause::DiskStalled, .. } => Stat::StepDownsDisk,
             CoreEvent::VoteRefused { refusal: VoteRefusal::Promised, .. } => Stat::VotesRefusedPromise,
@@ -313,11 +340,9 @@ impl World {
         let after_send = self.params.faults.crash_after_send_ppm;
         let in_fsync = self.params.faults.crash_in_fsync_ppm;
         if sent && self.chances.nemesis.chance(after_send) {
-            self.stats.add(Stat::CrashesAfterSend);
-            self.crash_and_restart(node);
+            self.crash_and_restart(node, Class::CrashAfterSend);
         } else if queued && self.chances.nemesis.chance(in_fsync) {
-            self.stats.add(Stat::CrashesInFsync);
-            self.crash_and_restart(node);
+            self.crash_and_restart(node, Class::CrashInFsync);
         }
     }
 }

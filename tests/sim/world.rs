@@ -25,6 +25,7 @@ use crate::rng::{Rng, mix};
 use crate::script::Play;
 use crate::stats::{Stat, Stats};
 use crate::trace::Trace;
+use crate::whole;
 
 /// More events than this in one world mean that some node spins.
 const EVENT_LIMIT: u64 = 4_000_000;
@@ -39,7 +40,7 @@ pub enum Event {
     /// The loop has fed a batch and drains it.
     Drain { node: usize, boot: u64 },
     /// An fsync ends at the disk.
-    Fsynced { node: usize, boot: u64 },
+    Fsynced { node: usize, boot: u64, fsync: u64 },
     /// The process hears about it.
     Persisted { node: usize, boot: u64, io: IoSeq },
     /// The keeper of snapshots has done something.
@@ -227,6 +228,9 @@ impl World {
                 self.checker.fail("too many events: a node spins");
             }
             self.happen(next.event);
+            if self.events.is_multiple_of(whole::EVERY) {
+                self.check_whole();
+            }
         }
         self.checker.violation().is_none()
     }
@@ -242,7 +246,7 @@ impl World {
             Event::Wake { node, boot, at } => self.on_wake(node, boot, at),
             Event::Drain { node, boot } => self.on_drain(node, boot),
             Event::Deliver(message) => self.on_deliver(*message),
-            Event::Fsynced { node, boot } => self.on_fsynced(node, boot),
+            Event::Fsynced { node, boot, fsync } => self.on_fsynced(node, boot, fsync),
             Event::Persisted { node, boot, io } => self.on_persisted(node, boot, io),
             Event::Keeper { node, boot, work } => self.on_keeper(node, boot, *work),
             Event::Resume { node, pause } => self.on_resume(node, pause),
