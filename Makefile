@@ -9,12 +9,12 @@ ROUNDS ?= 100
 NODES ?= 3
 FAULT ?=
 
-.PHONY: help tools fmt lint unit test sim chaos bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim chaos bench-failover bench-registry bench-proxy deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: tools fmt lint unit deny ## everything that must hold, as CI runs it; installs what it needs
+test: tools fmt lint unit seeds deny ## everything that must hold, as CI runs it; installs what it needs
 
 tools: ## install the programs that tests start (PostgreSQL, nginx, etcd, ...), when missing
 	@scripts/tools
@@ -27,6 +27,9 @@ lint: ## clippy over everything; a warning is an error
 
 unit: ## all tests: units, scripts, simulator, real processes, real servers
 	cargo test --locked
+
+seeds: ## the simulator optimised, with enough seeds that every fault fires and matters
+	cargo test --locked --release --test sim
 
 deny: ## licences, bans, sources and known vulnerabilities of the dependencies
 	@scripts/deny

@@ -47,6 +47,9 @@ pub fn play(seed: u64, traced: bool) -> Ending {
     world.stats.add_many(Stat::LeasesOverlap, world.checker.overlaps());
     world.stats.add_many(Stat::UnknownApplied, unknown);
     world.stats.add_many(Stat::SplitTerms, highest.0.saturating_sub(led));
+    for count in world.stats.all() {
+        world.fold(count);
+    }
     Ending {
         hash: world.hash(),
         violation: world.checker.violation().map(str::to_owned),

@@ -172,6 +172,11 @@ impl Stats {
         self.mattered[class as usize] += did as u64;
     }
 
+    /// Every counter of one world, in a fixed order.
+    pub fn all(&self) -> Vec<u64> {
+        [&self.counts[..], &self.fired, &self.mattered].concat()
+    }
+
     /// Adds another seed's counters.
     pub fn merge(&mut self, other: &Self) {
         let add = |mine: &mut [u64], theirs: &[u64]| mine.iter_mut().zip(theirs).for_each(|(m, t)| *m += t);
