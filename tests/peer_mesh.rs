@@ -329,7 +329,22 @@ async fn refuses_a_node_that_was_not_dialled() {
     let pki = Pki::new();
     let b = Node::start(3, pki.node(3), &[(1, NOWHERE)]).await;
     let a = Node::start(1, pki.node(1), &[(2, &b.address().to_string())]).await;
-    both_count(&a, &b, "wrong-node").await;
+    until("a refusal by the dialling side", || a.refused("wrong-node") > 0).await;
+    // Each sees that the other is wrong here, whoever is first.
+    until("b's count", || b.refused("wrong-node") + b.refused_by_peer("wrong-node") > 0).await;
+    assert!(a.net.connected().is_empty());
+}
+
+/// W-2: a wrong address of one member does not cost the connection to another.
+#[tokio::test]
+async fn a_connection_that_was_meant_for_another_node_takes_nobodys_place() {
+    let pki = Pki::new();
+    let (a, b) = pair(&pki).await;
+    let address = b.address().to_string();
+    a.knows(&[(2, &address), (3, &address)]);
+    until("attempts", || a.refused("wrong-node") > 1).await;
+    assert_eq!(a.refused_by_peer("superseded"), 0);
+    assert!(a.net.connected() == [NodeId(2)]);
 }
 
 /// W-5.

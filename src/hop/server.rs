@@ -59,7 +59,7 @@ impl HopServer {
     pub fn bind(listen: SocketAddr, config: HopConfig) -> Result<Self, TransportError> {
         let endpoint = socket::listen(&HOP, &config.credentials, listen, true)?;
         let refusals = Arc::new(Refusals::new(config.metrics, HOP.name));
-        let door = Door::new(endpoint, config.cluster, refusals)
+        let door = Door::new(endpoint, config.cluster, config.node, refusals)
             .per_node(CONNECTIONS_PER_NODE, Surplus::RefuseNewest);
         let server = Self { node: config.node, door: Arc::new(door) };
         server.set_members(&config.members);

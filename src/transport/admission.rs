@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::ids::NodeId;
+use crate::transport::identity;
 use crate::transport::refusal::{NO_MEMBER, REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
 use crate::transport::slots::{Place, Slot, Slots};
 
@@ -33,6 +35,7 @@ pub(crate) struct Door {
     pub(crate) endpoint: Endpoint,
     pub(crate) cluster: String,
     pub(crate) refusals: Arc<Refusals>,
+    own: NodeId,
     handshakes: Arc<Slots>,
     per_node: usize,
     surplus: Surplus,
@@ -49,11 +52,12 @@ struct State {
 }
 
 impl Door {
-    pub(crate) fn new(endpoint: Endpoint, cluster: String, refusals: Arc<Refusals>) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, cluster: String, own: NodeId, refusals: Arc<Refusals>) -> Self {
         Self {
             endpoint,
             cluster,
             refusals,
+            own,
             handshakes: Arc::default(),
             per_node: 1,
             surplus: Surplus::ReplaceOldest,
@@ -165,6 +169,11 @@ impl Door {
     }
 
     fn enter(&self, node: NodeId, connection: &Connection) -> Result<NodeId, Refusal> {
+        // Who dials an address that is no longer the right one, or never was, notices by itself; but until
+        // then it must not take the place of its own good connection (W-2).
+        if let Some(dialled) = dialled_as(connection).filter(|dialled| *dialled != self.own) {
+            return Err(Refusal::WrongNode { dialled, found: self.own });
+        }
         let mut state = self.state();
         if !state.members.contains(&node) {
             return Err(Refusal::NotAMember(node));
@@ -189,4 +198,10 @@ impl Door {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whom the other side meant to dial, if it says so.
+fn dialled_as(connection: &Connection) -> Option<NodeId> {
+    let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    identity::dialled_as(&handshake.server_name?)
 }

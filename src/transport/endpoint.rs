@@ -72,7 +72,7 @@ impl PeerNet {
             cluster: config.cluster.clone(),
             refusals: Arc::clone(&refusals),
         });
-        let door = Arc::new(Door::new(endpoint, config.cluster, Arc::clone(&refusals)));
+        let door = Arc::new(Door::new(endpoint, config.cluster, config.node, Arc::clone(&refusals)));
         let peers = Arc::default();
         let accepting = accept(&door, &peers, inbound);
         let net = Self { node: config.node, dialer, door, refusals, peers, accepting };

@@ -99,6 +99,16 @@ fn parse_node_id(text: &str) -> Option<NodeId> {
     (id.to_string() == text).then_some(NodeId(id))
 }
 
+/// The server name under which `node` is dialled (W-2).
+pub(crate) fn server_name(node: NodeId) -> String {
+    format!("node-{node}")
+}
+
+/// Who is dialled under `server_name`; `None` when the name means nothing.
+pub(crate) fn dialled_as(server_name: &str) -> Option<NodeId> {
+    parse_node_id(server_name.strip_prefix("node-")?)
+}
+
 /// Whom a DER certificate names. It says nothing about the certificate's validity: ask only after
 /// the chain was verified.
 pub fn of_certificate(der: &[u8]) -> Result<Identity, IdentityError> {

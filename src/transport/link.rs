@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::ids::NodeId;
+use crate::transport::identity;
 use crate::transport::refusal::{CLOSED, NO_MEMBER, REMOVED, Refusal, Refusals, node_of};
 
 /// The first pause after a lost connection or a failed attempt.
@@ -27,8 +28,6 @@ const PAUSE_REFUSED: Duration = Duration::from_secs(1);
 const DIAL_LIMIT: Duration = Duration::from_millis(1500);
 /// An attempt younger than this is not given up for a nudge: it may be about to succeed.
 const DIAL_PATIENCE: Duration = Duration::from_millis(100);
-/// The name in the TLS handshake. Peers are known by identity; the name means nothing.
-const SERVER_NAME: &str = "termgate";
 
 /// What all links of one endpoint share.
 #[derive(Debug)]
@@ -182,7 +181,11 @@ impl Keeper {
             return Dialled::Unreachable(format!("{} has no address", self.address));
         };
         let dialer = &self.dialer;
-        let connecting = match dialer.endpoint.connect_with(dialer.config.clone(), address, SERVER_NAME) {
+        let connecting = match dialer.endpoint.connect_with(
+            dialer.config.clone(),
+            address,
+            &identity::server_name(self.to),
+        ) {
             Ok(connecting) => connecting,
             Err(e) => return Dialled::Unreachable(e.to_string()),
         };
