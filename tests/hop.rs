@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use pki::{Leaf, Pki, counted, hostile, until, within};
+use pki::{Leaf, Pki, counted, hold_handshakes, hostile, until, within};
 use termgate::hop::body::{Piece, Reset};
 use termgate::hop::client::{HopClient, HopConfig};
 use termgate::hop::codec;
@@ -48,7 +48,8 @@ where
 {
     let config = config(2, pki.node(2), &[(1, NOWHERE)]);
     let metrics = config.metrics.clone();
-    let server = Arc::new(HopServer::bind("127.0.0.1:0".parse().unwrap(), config).unwrap());
+    let client = HopClient::start(config.clone()).unwrap();
+    let server = Arc::new(HopServer::bind("127.0.0.1:0".parse().unwrap(), config, &client).unwrap());
     let serving = Arc::clone(&server);
     tokio::spawn(async move { serving.serve(handler).await });
     (server, metrics)
@@ -550,5 +551,166 @@ async fn lanes_share_one_address() {
     let pki = Pki::new();
     let (first, _) = serve(&pki, echo);
     let address = first.local_address().unwrap();
-    HopServer::bind(address, config(2, pki.node(2), &[(1, NOWHERE)])).unwrap();
+    let config = config(2, pki.node(2), &[(1, NOWHERE)]);
+    let client = HopClient::start(config.clone()).unwrap();
+    HopServer::bind(address, config, &client).unwrap();
+}
+
+#[tokio::test]
+async fn strangers_that_hold_all_they_can_do_not_keep_a_member_out() {
+    let pki = Pki::new();
+    let config = config(2, pki.node(2), &[(1, NOWHERE)]);
+    let metrics = config.metrics.clone();
+    let own = HopClient::start(config.clone()).unwrap();
+    let server = Arc::new(HopServer::bind("127.0.0.1:0".parse().unwrap(), config, &own).unwrap());
+    let serving = Arc::clone(&server);
+    tokio::spawn(async move { serving.serve(echo).await });
+    let address = server.local_address().unwrap();
+    let _open = hold_handshakes(address, ALPN).await;
+    until("a handshake that finds no place", || counted(&metrics, "connection", "too-many-handshakes") > 0)
+        .await;
+    let start = Instant::now();
+    client(&pki, address).await;
+    assert!(start.elapsed() < Duration::from_millis(1500), "it waited for {:?}", start.elapsed());
+}
+
+// ---- change -----------------------------------------------------------------------------------
+
+async fn hang(incoming: Incoming) {
+    std::future::pending::<()>().await;
+    drop(incoming);
+}
+
+async fn answer(incoming: Incoming) {
+    let _ = incoming.reply.complete(ok(), Bytes::new()).await;
+}
+
+/// Asks node 2 until it answers: while a connection comes up, an exchange may be lost.
+async fn reaches(client: &HopClient) {
+    let answered = async {
+        loop {
+            let head = request(Content::Empty);
+            let Ok(mut exchange) = client.open(NodeId(2), &head, None).await else { continue };
+            if exchange.answers.next().await == Ok(Answer::Head(ok())) {
+                return;
+            }
+        }
+    };
+    within("an answer", answered).await;
+}
+
+/// H-12.
+#[tokio::test]
+async fn a_member_that_is_added_while_this_runs_is_let_in() {
+    let pki = Pki::new();
+    let (server, metrics) = serve(&pki, answer);
+    server.set_members(&member_map(&[(3, NOWHERE)]));
+    let address = server.local_address().unwrap().to_string();
+    let client = HopClient::start(config(1, pki.node(1), &[])).unwrap();
+    let error = client.open(NodeId(2), &eager(), None).await.unwrap_err();
+    assert!(matches!(error, HopError::NotSent(_)), "{error}");
+    client.set_members(member_map(&[(2, &address)]));
+    until("a refusal", || counted(&metrics, "connection", "removed") > 0).await;
+    server.set_members(&member_map(&[(1, NOWHERE), (3, NOWHERE)]));
+    reaches(&client).await;
+}
+
+/// H-12: what it had under way is lost, and what it asks later was certainly not sent.
+#[tokio::test]
+async fn a_removed_node_is_cut_off_and_refused_by_the_asked_side() {
+    let pki = Pki::new();
+    let (server, metrics) = serve(&pki, hang);
+    let asking = config(1, pki.node(1), &[(2, &server.local_address().unwrap().to_string())]);
+    let by_peer = asking.metrics.clone();
+    let client = HopClient::start(asking).unwrap();
+    until("a connection", || client.is_connected(NodeId(2))).await;
+    let mut exchange = client.open(NodeId(2), &request(Content::Empty), None).await.unwrap();
+    server.set_members(&member_map(&[(3, NOWHERE)]));
+    let error = within("an error", exchange.answers.next()).await.unwrap_err();
+    assert!(matches!(&error, HopError::Lost(why) if why.contains("was removed from the cluster")), "{error}");
+    until("its own count", || counted(&by_peer, "connection-by-peer", "removed") > 0).await;
+    let ends = async {
+        loop {
+            let error = match client.open(NodeId(2), &eager(), None).await {
+                Ok(mut exchange) => exchange.answers.next().await.unwrap_err(),
+                Err(e) => e,
+            };
+            assert!(error.nothing_applied(), "{error}");
+            if counted(&metrics, "connection", "removed") > 1 {
+                return;
+            }
+        }
+    };
+    within("refusals", ends).await;
+}
+
+/// H-12.
+#[tokio::test]
+async fn a_removed_node_is_told_by_the_asking_side_and_asked_no_more() {
+    let pki = Pki::new();
+    let (server, metrics) = serve(&pki, hang);
+    let client = client(&pki, server.local_address().unwrap()).await;
+    let mut exchange = client.open(NodeId(2), &request(Content::Empty), None).await.unwrap();
+    client.set_members(member_map(&[(3, NOWHERE)]));
+    assert!(matches!(within("an error", exchange.answers.next()).await, Err(HopError::Lost(_))));
+    let error = client.open(NodeId(2), &eager(), None).await.unwrap_err();
+    assert!(matches!(error, HopError::NotSent(_)), "{error}");
+    until("the word of it", || counted(&metrics, "connection-by-peer", "removed") == 1).await;
+}
+
+/// H-12.
+#[tokio::test]
+async fn a_member_with_a_new_address_is_asked_there() {
+    let pki = Pki::new();
+    let (old, metrics) = serve(&pki, |_| async { panic!("it was asked at the old address") });
+    let (new, _) = serve(&pki, answer);
+    let client = client(&pki, old.local_address().unwrap()).await;
+    client.set_members(member_map(&[(2, &new.local_address().unwrap().to_string())]));
+    reaches(&client).await;
+    assert_eq!(counted(&metrics, "connection-by-peer", "removed"), 0, "it has moved");
+}
+
+/// H-12.
+#[tokio::test]
+async fn of_two_changes_at_once_the_last_one_holds() {
+    let pki = Pki::new();
+    let (server, _) = serve(&pki, answer);
+    let address = server.local_address().unwrap();
+    let client = client(&pki, address).await;
+    reaches(&client).await;
+    server.set_members(&member_map(&[]));
+    server.set_members(&member_map(&[(1, NOWHERE)]));
+    reaches(&client).await;
+    client.set_members(member_map(&[]));
+    client.set_members(member_map(&[(2, &address.to_string())]));
+    reaches(&client).await;
+}
+
+/// Without a wait the runtime ends before the frames are on their way, and the peers wait for the timeout.
+#[test]
+fn a_listener_that_closes_tells_its_peers() {
+    let pki = Pki::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (here, there) = (runtime(), runtime());
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let hang = move |incoming: Incoming| {
+        heard.send(()).unwrap();
+        hang(incoming)
+    };
+    let (server, _) = there.block_on(async { serve(&pki, hang) });
+    let address = server.local_address().unwrap();
+    let closing = std::thread::spawn(move || {
+        there.block_on(async {
+            hears.recv().await;
+            server.close().await;
+        });
+        drop(there);
+    });
+    here.block_on(async {
+        let client = client(&pki, address).await;
+        let mut exchange = client.open(NodeId(2), &eager(), None).await.unwrap();
+        let error = within("an error", exchange.answers.next()).await.unwrap_err().to_string();
+        assert!(error.contains("closing"), "{error}");
+    });
+    closing.join().unwrap();
 }

@@ -194,6 +194,14 @@ fn hop_heads_are_the_vectors() {
     assert_eq!(vector("hop-end", &hop::encode_end(&Fields::new()).unwrap()), [0, 0, 0, 0, 0, 0, 0, 1, 0]);
 }
 
+/// W-13.
+#[test]
+fn an_introduction_is_a_version_and_an_address() {
+    let introduction = raft::Introduction { address: "node-1.example:7101".to_owned() };
+    let stored = vector("raft-introduction", &raft::encode_introduction(&introduction).unwrap());
+    assert_eq!(raft::decode_introduction(unframed(&stored)), Ok(introduction));
+}
+
 #[test]
 fn every_vector_has_a_test() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-spec/vectors");
@@ -201,7 +209,7 @@ fn every_vector_has_a_test() {
     let stored: BTreeSet<String> = fs::read_dir(dir).unwrap().map(|entry| stem(entry.unwrap())).collect();
     let tested =
         messages().into_iter().map(|(name, _)| name).chain(answers().into_iter().map(|(name, _)| name));
-    let tested = tested.chain(["hop-request-head", "hop-end", "hop-end-with-trailers"]);
+    let tested = tested.chain(["raft-introduction", "hop-request-head", "hop-end", "hop-end-with-trailers"]);
     assert_eq!(stored, tested.map(str::to_owned).collect());
 }
 
@@ -228,6 +236,7 @@ proptest! {
     #[test]
     fn decoding_never_panics_on_any_bytes(bytes in any::<Vec<u8>>()) {
         let _ = raft::decode(&bytes);
+        let _ = raft::decode_introduction(&bytes);
         let _ = hop::decode_head::<RequestHead>(&bytes);
         let _ = hop::decode_head::<Answer>(&bytes);
         let _ = hop::decode_trailers(&bytes);

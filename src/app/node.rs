@@ -83,6 +83,7 @@ fn start_loop(
             node: config.id(),
             cluster: config.cluster.clone(),
             listen: config.listen.peer,
+            address: own_address(config),
             members: addresses(&config.members, |member| &member.peer),
             credentials: credentials.clone(),
             metrics: metrics.clone(),
@@ -166,6 +167,12 @@ fn local_api(cell: Arc<OnceLock<Api>>) -> LocalApi {
 
 fn addresses(members: &[Member], which: impl Fn(&Member) -> &String) -> BTreeMap<NodeId, String> {
     members.iter().map(|member| (member.id, which(member).clone())).collect()
+}
+
+/// Where the other members reach this node's Raft.
+fn own_address(config: &NodeConfig) -> String {
+    let own = config.members.iter().find(|member| member.id == config.id());
+    own.map(|member| member.peer.clone()).unwrap_or_default()
 }
 
 async fn stop(proxy: Proxy, handle: &Handle, running: Running) {

@@ -1,7 +1,8 @@
 //! The asking side: one warm connection to each member, one stream for each request.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -59,6 +60,18 @@ struct Shared {
     links: Mutex<BTreeMap<NodeId, Link>>,
 }
 
+/// Where the members were found to listen, for as long as the client lives.
+#[derive(Debug, Clone)]
+pub(super) struct Whereabouts {
+    links: Weak<Shared>,
+}
+
+impl Whereabouts {
+    pub(super) fn include(&self, ip: IpAddr) -> bool {
+        self.links.upgrade().is_some_and(|shared| shared.links().values().any(|link| link.leads_to(ip)))
+    }
+}
+
 /// A request on its way.
 #[derive(Debug)]
 pub struct Exchange {
@@ -91,10 +104,17 @@ impl HopClient {
         Ok(client)
     }
 
-    /// Replaces the members. Connections to a removed node, or to an old address, close at once.
+    /// Replaces the members. Connections to a removed node, or to an old address, close at once, and what
+    /// is under way on them is lost (H-12).
     pub fn set_members(&self, members: BTreeMap<NodeId, String>) {
-        let mut links = self.links();
-        links.retain(|id, link| members.get(id).is_some_and(|address| address == link.address()));
+        let mut links = self.shared.links();
+        links.retain(|id, link| match members.get(id) {
+            Some(address) => address == link.address(),
+            None => {
+                link.remove();
+                false
+            }
+        });
         for (id, address) in members {
             if id != self.shared.node {
                 links.entry(id).or_insert_with(|| Link::open(Arc::clone(&self.shared.dialer), id, address));
@@ -104,13 +124,18 @@ impl HopClient {
 
     /// Whether there is a connection to `to` now.
     pub fn is_connected(&self, to: NodeId) -> bool {
-        self.links().get(&to).is_some_and(|link| link.current().is_some())
+        self.shared.links().get(&to).is_some_and(|link| link.current().is_some())
+    }
+
+    /// Where the members are, for the listener of the same lane.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        Whereabouts { links: Arc::downgrade(&self.shared) }
     }
 
     /// Closes the connection to `to` and dials it anew: every exchange on it ends as lost. A single
     /// exchange is given up by dropping it.
     pub fn abandon(&self, to: NodeId) {
-        if let Some(link) = self.links().get(&to) {
+        if let Some(link) = self.shared.links().get(&to) {
             link.renew();
         }
     }
@@ -150,7 +175,7 @@ impl HopClient {
 
     async fn connection(&self, to: NodeId) -> Result<Connection, HopError> {
         let mut watch = {
-            let links = self.links();
+            let links = self.shared.links();
             let link = links.get(&to).ok_or_else(|| HopError::NotSent(format!("node {to} is no member")))?;
             if let Some(connection) = link.current() {
                 return Ok(connection);
@@ -165,9 +190,11 @@ impl HopClient {
         }
         .ok_or_else(|| HopError::NotSent(format!("no connection to node {to}")))
     }
+}
 
+impl Shared {
     fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, Link>> {
-        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner)
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

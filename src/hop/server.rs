@@ -11,7 +11,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use crate::hop::body::{RecvBody, Reset, SendBody};
-use crate::hop::client::HopConfig;
+use crate::hop::client::{HopClient, HopConfig, Whereabouts};
 use crate::hop::codec::{self, CodecError, HEAD_MAX_BYTES};
 use crate::hop::error::HopError;
 use crate::hop::message::{Answer, Content, Fields, Refusal, RequestHead, ResponseHead};
@@ -29,8 +29,9 @@ const CONNECTIONS_PER_NODE: usize = 64;
 /// The hop listener of one lane.
 #[derive(Debug)]
 pub struct HopServer {
-    node: NodeId,
     door: Arc<Door>,
+    /// Whose handshakes need not wait behind those of strangers.
+    known: Whereabouts,
 }
 
 /// A request from another node.
@@ -54,14 +55,14 @@ pub struct Responder {
 }
 
 impl HopServer {
-    /// Listens on `listen` (UDP); several lanes may share one address (`SO_REUSEPORT`). Call it
-    /// inside the lane's runtime.
-    pub fn bind(listen: SocketAddr, config: HopConfig) -> Result<Self, TransportError> {
+    /// Listens on `listen` (UDP); several lanes may share one address (`SO_REUSEPORT`). `client` is
+    /// the lane's own: what it looks up is where the members come from. Call it inside the lane's runtime.
+    pub fn bind(listen: SocketAddr, config: HopConfig, client: &HopClient) -> Result<Self, TransportError> {
         let endpoint = socket::listen(&HOP, &config.credentials, listen, true)?;
         let refusals = Arc::new(Refusals::new(config.metrics, HOP.name));
         let door = Door::new(endpoint, config.cluster, config.node, refusals)
             .per_node(CONNECTIONS_PER_NODE, Surplus::RefuseNewest);
-        let server = Self { node: config.node, door: Arc::new(door) };
+        let server = Self { door: Arc::new(door), known: client.whereabouts() };
         server.set_members(&config.members);
         Ok(server)
     }
@@ -71,9 +72,10 @@ impl HopServer {
         self.door.endpoint.local_addr().ok()
     }
 
-    /// Replaces the members; connections of a node that is none any more close at once.
+    /// Replaces the members. Who is none any more was removed: its connections close at once, and it is
+    /// refused from then on (H-12).
     pub fn set_members(&self, members: &BTreeMap<NodeId, String>) {
-        self.door.set_members(members.keys().copied().filter(|id| *id != self.node).collect());
+        self.door.set_members(members.keys().copied().collect());
     }
 
     /// Gives each request to `handler`, in a task of its own, until [`HopServer::close`]. A task
@@ -87,18 +89,20 @@ impl HopServer {
         let serve = move |peer: NodeId, connection: Connection| {
             accept_requests(peer, connection, handler.clone(), Arc::clone(&refusals))
         };
-        Arc::clone(&self.door).run(serve).await;
+        let known = self.known.clone();
+        Arc::clone(&self.door).run(move |ip| known.include(ip), serve).await;
     }
 
-    /// Closes all connections and stops accepting.
-    pub fn close(&self) {
+    /// Closes all connections, stops accepting, and waits until the peers have heard of it.
+    pub async fn close(&self) {
         self.door.endpoint.close(CLOSED, b"closing");
+        socket::wait_closed(&self.door.endpoint).await;
     }
 }
 
 impl Drop for HopServer {
     fn drop(&mut self) {
-        self.close();
+        self.door.endpoint.close(CLOSED, b"closing");
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn accept(
         () = serving => {}
         () = drained => {}
     }
-    server.close();
+    server.close().await;
 }
 
 async fn serve(incoming: Incoming, lane: &Lane, api: Option<LocalApi>) {

@@ -326,8 +326,8 @@ impl LaneStart {
             metrics: config.metrics.clone(),
         };
         let failed = |source| StartError::Hop { address: hop_listen, source };
-        let server = Arc::new(HopServer::bind(hop_listen, hop_config.clone()).map_err(failed)?);
-        let hop = HopClient::start(hop_config).map_err(failed)?;
+        let hop = HopClient::start(hop_config.clone()).map_err(failed)?;
+        let server = Arc::new(HopServer::bind(hop_listen, hop_config, &hop).map_err(failed)?);
         Ok(OpenLane {
             lane: Arc::new(shared.lane(hop.clone())),
             listener: tokio::net::TcpListener::from_std(socket)?,

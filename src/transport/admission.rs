@@ -1,5 +1,5 @@
 //! Who gets in: handshakes are bounded, and a connection is used only when its certificate names
-//! a node of this cluster that is a member (W-4, W-5).
+//! a node of this cluster that is a member (W-4, W-5), or that may be one (W-12).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,11 +14,14 @@ use tokio::time::timeout;
 
 use crate::ids::NodeId;
 use crate::transport::identity;
-use crate::transport::refusal::{NO_MEMBER, REMOVED, Refusal, Refusals, SUPERSEDED, node_of};
+use crate::transport::refusal::{CLOSED, Refusal, Refusals, SUPERSEDED, close_removed, node_of};
+use crate::transport::roster::Roster;
 use crate::transport::slots::{Place, Slot, Slots};
 
 /// A handshake's limit.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// Nodes that are no members and are let in at once: two memberships of the largest size and more.
+const STRANGERS: usize = 16;
 
 /// What happens when a node has as many connections as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub(crate) struct Door {
     pub(crate) endpoint: Endpoint,
     pub(crate) cluster: String,
     pub(crate) refusals: Arc<Refusals>,
+    /// This node: whoever else has its certificate is a twin, and no stranger.
     own: NodeId,
     handshakes: Arc<Slots>,
     per_node: usize,
@@ -45,10 +49,20 @@ pub(crate) struct Door {
 #[derive(Debug, Default)]
 struct State {
     members: BTreeSet<NodeId>,
+    removed: BTreeSet<NodeId>,
+    /// Whether strangers are let in.
+    open: bool,
     /// Admitted connections, oldest first.
     live: Vec<(NodeId, Connection)>,
     /// Where each member last came from; it may differ from where it listens.
     came_from: BTreeMap<NodeId, IpAddr>,
+}
+
+/// As whom a connection is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admitted {
+    Member,
+    Stranger,
 }
 
 impl Door {
@@ -70,36 +84,44 @@ impl Door {
         Self { per_node: count, surplus, ..self }
     }
 
-    /// Replaces the members; connections of a node that is none any more close at once.
+    /// Follows the roster: the connections of a node that is no member any more close at once (W-11), and
+    /// so do those of strangers when the door is shut to them (W-12).
+    pub(crate) fn set_roster(&self, roster: &Roster) {
+        let members = roster.members.keys().copied().collect();
+        self.replace(members, roster.removed.clone(), roster.open);
+    }
+
+    /// The same where nobody says who was removed: whoever is no member any more was. Strangers are not
+    /// let in.
     pub(crate) fn set_members(&self, members: BTreeSet<NodeId>) {
+        let removed = {
+            let state = self.state();
+            state.removed.union(&state.members).copied().filter(|node| !members.contains(node)).collect()
+        };
+        self.replace(members, removed, false);
+    }
+
+    fn replace(&self, mut members: BTreeSet<NodeId>, removed: BTreeSet<NodeId>, open: bool) {
+        members.remove(&self.own);
         let mut state = self.state();
-        state.members = members;
-        let State { members, came_from, .. } = &mut *state;
+        let former = std::mem::replace(&mut state.members, members);
+        (state.removed, state.open) = (removed, open);
+        let State { members, removed, came_from, live, .. } = &mut *state;
         came_from.retain(|node, _| members.contains(node));
-        for (node, connection) in &state.live {
-            if !state.members.contains(node) {
-                connection.close(REMOVED, NO_MEMBER);
+        for (node, connection) in live.iter().filter(|(node, _)| !members.contains(node)) {
+            if removed.contains(node) {
+                close_removed(connection, *node);
+            } else if former.contains(node) || !open {
+                connection.close(CLOSED, b"no member is known here by this name");
             }
         }
     }
 
     /// Accepts until the endpoint closes. Each admitted connection is given to `serve`, whose end
-    /// is the connection's end.
-    pub(crate) async fn run<S, F>(self: Arc<Self>, serve: S)
+    /// is the connection's end. `is_member` says of an address whether a member listens there; addresses
+    /// that members came from are known in any case.
+    pub(crate) async fn run<S, F>(self: Arc<Self>, is_member: impl Fn(IpAddr) -> bool + Send, serve: S)
     where
-        S: Fn(NodeId, Connection) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.run_knowing(|_| false, serve).await;
-    }
-
-    /// The same, where `is_member` says of an address whether a member listens there. Addresses that
-    /// members came from are known in any case.
-    pub(crate) async fn run_knowing<S, F>(
-        self: Arc<Self>,
-        is_member: impl Fn(IpAddr) -> bool + Send,
-        serve: S,
-    ) where
         S: Fn(NodeId, Connection) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
@@ -134,18 +156,20 @@ impl Door {
         S: Fn(NodeId, Connection) -> F,
         F: Future<Output = ()>,
     {
-        let Some((node, connection)) = self.admit(incoming).await else { return };
-        slot.admitted();
+        let Some((node, connection, admitted)) = self.admit(incoming).await else { return };
+        match admitted {
+            Admitted::Member => slot.admitted(),
+            Admitted::Stranger => drop(slot),
+        }
         let id = connection.stable_id();
-        let peer = connection.remote_address();
         serve(node, connection.clone()).await;
         self.state().live.retain(|(_, other)| other.stable_id() != id);
         if let Some(end) = connection.close_reason() {
-            self.refusals.note_end(peer, Some(node), &end);
+            self.refusals.note_end_of(node, &connection, &end);
         }
     }
 
-    async fn admit(&self, incoming: Incoming) -> Option<(NodeId, Connection)> {
+    async fn admit(&self, incoming: Incoming) -> Option<(NodeId, Connection, Admitted)> {
         let peer = incoming.remote_address();
         let connection = match timeout(HANDSHAKE_LIMIT, async { incoming.accept()?.await }).await {
             Ok(Ok(connection)) => connection,
@@ -158,27 +182,25 @@ impl Door {
                 return None;
             }
         };
-        match node_of(&connection, &self.cluster).and_then(|node| self.enter(node, &connection)) {
-            Ok(node) => Some((node, connection)),
+        let node = node_of(&connection, &self.cluster);
+        match node.clone().and_then(|node| Ok((node, self.enter(node, &connection)?))) {
+            Ok((node, admitted)) => Some((node, connection, admitted)),
             Err(refusal) => {
-                let claimed = node_of(&connection, &self.cluster).ok();
-                self.refusals.refuse(&connection, claimed, &refusal);
+                self.refusals.refuse(&connection, node.ok(), &refusal);
                 None
             }
         }
     }
 
-    fn enter(&self, node: NodeId, connection: &Connection) -> Result<NodeId, Refusal> {
+    fn enter(&self, node: NodeId, connection: &Connection) -> Result<Admitted, Refusal> {
         // Who dials an address that is no longer the right one, or never was, notices by itself; but until
         // then it must not take the place of its own good connection (W-2).
         if let Some(dialled) = dialled_as(connection).filter(|dialled| *dialled != self.own) {
             return Err(Refusal::WrongNode { dialled, found: self.own });
         }
         let mut state = self.state();
-        if !state.members.contains(&node) {
-            return Err(Refusal::NotAMember(node));
-        }
         state.live.retain(|(_, live)| live.close_reason().is_none());
+        let admitted = state.judge(node, self.own)?;
         if state.live.iter().filter(|(other, _)| *other == node).count() >= self.per_node {
             if self.surplus == Surplus::RefuseNewest {
                 return Err(Refusal::TooMany(node));
@@ -191,8 +213,10 @@ impl Door {
             }
         }
         state.live.push((node, connection.clone()));
-        state.came_from.insert(node, connection.remote_address().ip().to_canonical());
-        Ok(node)
+        if admitted == Admitted::Member {
+            state.came_from.insert(node, connection.remote_address().ip().to_canonical());
+        }
+        Ok(admitted)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -204,4 +228,23 @@ impl Door {
 fn dialled_as(connection: &Connection) -> Option<NodeId> {
     let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     identity::dialled_as(&handshake.server_name?)
+}
+
+impl State {
+    /// W-12.
+    fn judge(&self, node: NodeId, own: NodeId) -> Result<Admitted, Refusal> {
+        if self.members.contains(&node) {
+            return Ok(Admitted::Member);
+        }
+        if self.removed.contains(&node) {
+            return Err(Refusal::Removed(node));
+        }
+        let live = self.live.iter().map(|(other, _)| *other);
+        let strangers: BTreeSet<NodeId> =
+            live.filter(|other| *other != node && !self.members.contains(other)).collect();
+        if self.open && node != own && strangers.len() < STRANGERS {
+            return Ok(Admitted::Stranger);
+        }
+        Err(Refusal::NotAMember(node))
+    }
 }

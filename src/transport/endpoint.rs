@@ -1,28 +1,27 @@
 //! The mesh of Raft connections: one endpoint, one dialled connection to each other member (W-1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use quinn::Connection;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::raft::message::Message;
 use crate::transport::admission::Door;
+use crate::transport::codec::{self, Introduction};
 use crate::transport::credentials::Credentials;
 use crate::transport::identity::Identity;
 use crate::transport::inbound::Inbound;
-use crate::transport::link::{Dialer, Link};
-use crate::transport::peer::{self, Peer};
+use crate::transport::link::Dialer;
+use crate::transport::reader::Ears;
 use crate::transport::refusal::{CLOSED, Refusals};
+use crate::transport::roster::Roster;
+use crate::transport::routes::Routes;
 use crate::transport::socket::{self, RAFT, TransportError};
-
-/// How long a close waits for the peers to hear of it.
-const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// What the mesh needs to know.
 #[derive(Debug, Clone)]
@@ -33,7 +32,10 @@ pub struct PeerConfig {
     pub cluster: String,
     /// The UDP address to listen on (`listen.peer`).
     pub listen: SocketAddr,
-    /// The members and their `host:port`, looked up at every dial. This node's own is ignored.
+    /// Where other nodes reach it (`host:port`); told to those that it dials. What is no such address is
+    /// told to nobody.
+    pub address: String,
+    /// The members at the start; see [`Roster::members`]. May be empty.
     pub members: BTreeMap<NodeId, String>,
     /// This node's certificate.
     pub credentials: Credentials,
@@ -45,18 +47,15 @@ pub struct PeerConfig {
 /// [`PeerNet::close`].
 #[derive(Debug)]
 pub struct PeerNet {
-    node: NodeId,
-    dialer: Arc<Dialer>,
     door: Arc<Door>,
-    refusals: Arc<Refusals>,
-    peers: Arc<Mutex<BTreeMap<NodeId, Peer>>>,
+    routes: Arc<Routes>,
     accepting: AbortHandle,
 }
 
 impl PeerNet {
-    /// Listens, and starts dialling every other member. Messages of authenticated members go to
-    /// `inbound`; a full queue holds the senders back. Call it inside the runtime of the consensus
-    /// thread.
+    /// Listens, and starts dialling every other member. Messages of authenticated nodes go to
+    /// `inbound`; a full queue holds the senders back. Strangers are not let in before
+    /// [`PeerNet::set_roster`] says so. Call it inside the runtime of the consensus thread.
     pub async fn start(config: PeerConfig, inbound: Inbound) -> Result<Self, TransportError> {
         let expected = Identity::of_node(&config.cluster, config.node);
         let found = config.credentials.identity();
@@ -72,11 +71,12 @@ impl PeerNet {
             cluster: config.cluster.clone(),
             refusals: Arc::clone(&refusals),
         });
-        let door = Arc::new(Door::new(endpoint, config.cluster, config.node, Arc::clone(&refusals)));
-        let peers = Arc::default();
-        let accepting = accept(&door, &peers, inbound);
-        let net = Self { node: config.node, dialer, door, refusals, peers, accepting };
-        net.set_members(config.members);
+        let introduction = codec::encode_introduction(&Introduction { address: config.address });
+        let routes = Arc::new(Routes::new(config.node, dialer, introduction.ok()));
+        let door = Arc::new(Door::new(endpoint, config.cluster, config.node, refusals));
+        let accepting = accept(&door, &routes, inbound);
+        let net = Self { door, routes, accepting };
+        net.set_roster(&Roster { members: config.members, ..Roster::default() });
         Ok(net)
     }
 
@@ -86,52 +86,43 @@ impl PeerNet {
     }
 
     /// Sends `message` to `message.to`. Never blocks; what cannot be sent now is dropped and
-    /// counted, and Raft sends again.
+    /// counted, and Raft sends again. The first answer to a stranger waits for the connection to it, for a
+    /// moment.
     pub fn send(&self, message: Message) {
-        match self.peers().get(&message.to) {
-            Some(peer) => peer.send(&message),
-            None => self.refusals.count("message", "not-a-member"),
-        }
+        self.routes.send(message);
     }
 
-    /// Replaces the members. The connections of a removed node, in both directions, close at once;
-    /// a node with a new address is dialled there.
-    pub fn set_members(&self, members: BTreeMap<NodeId, String>) {
-        self.door.set_members(members.keys().copied().filter(|id| *id != self.node).collect());
-        let mut peers = self.peers();
-        peers.retain(|id, peer| match members.get(id) {
-            Some(address) => address == peer.link().address(),
-            None => {
-                peer.link().remove();
-                false
-            }
-        });
-        for (id, address) in members {
-            if id != self.node {
-                peers.entry(id).or_insert_with(|| {
-                    let link = Link::open(Arc::clone(&self.dialer), id, address);
-                    Peer::start(link, Arc::clone(&self.refusals))
-                });
-            }
+    /// Follows the roster. A new member is dialled; one with a new address is dialled there, and what
+    /// waited for the old one is dropped; the connections of a node that is no member any more, in both
+    /// directions, close at once. Never blocks, and costs next to nothing when nothing has changed: call it
+    /// in every turn, inside the runtime.
+    pub fn set_roster(&self, roster: &Roster) {
+        if !self.routes.follow(roster) {
+            return;
         }
+        self.door.set_roster(roster);
+        let counts = |node| roster.members.contains_key(&node) || roster.open;
+        self.routes.refusals().still_removed_by(|node| counts(node) && !roster.removed.contains(&node));
+    }
+
+    /// The nodes that say that this one was removed from the cluster, until they dial it again or are no
+    /// members any more (W-14). One that lags behind may be wrong about a node that was added again, so
+    /// this is for people to see, and no reason to end.
+    pub fn removed_by(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.routes.refusals().removed_by().subscribe()
     }
 
     /// The members that this node has a connection to now.
     pub fn connected(&self) -> Vec<NodeId> {
-        let connected = |(id, peer): (&NodeId, &Peer)| peer.link().current().map(|_| *id);
-        self.peers().iter().filter_map(connected).collect()
+        self.routes.connected()
     }
 
     /// Ends all connections and tasks, and tells the peers.
     pub async fn close(&self) {
         self.accepting.abort();
         self.door.endpoint.close(CLOSED, b"closing");
-        self.peers().clear();
-        let _ = timeout(CLOSE_LIMIT, self.door.endpoint.wait_idle()).await;
-    }
-
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.routes.clear();
+        socket::wait_closed(&self.door.endpoint).await;
     }
 }
 
@@ -139,22 +130,19 @@ impl Drop for PeerNet {
     fn drop(&mut self) {
         self.accepting.abort();
         self.door.endpoint.close(CLOSED, b"closing");
+        self.routes.clear();
     }
 }
 
-fn accept(door: &Arc<Door>, peers: &Arc<Mutex<BTreeMap<NodeId, Peer>>>, inbound: Inbound) -> AbortHandle {
-    let (refusals, peers) = (Arc::clone(&door.refusals), Arc::clone(peers));
-    let known = Arc::clone(&peers);
-    let is_member = move |ip: IpAddr| {
-        let peers = known.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.values().any(|peer| peer.link().leads_to(ip))
-    };
+fn accept(door: &Arc<Door>, routes: &Arc<Routes>, messages: Inbound) -> AbortHandle {
+    let known = Arc::clone(routes);
+    let is_member = move |ip: IpAddr| known.leads_to(ip);
+    let ears = Ears { messages, routes: Arc::clone(routes) };
     let serve = move |from: NodeId, connection: Connection| {
-        // It dialled us, so it is alive: dial it now, and not after the pause.
-        if let Some(peer) = peers.lock().unwrap_or_else(PoisonError::into_inner).get(&from) {
-            peer.link().nudge();
-        }
-        peer::receive(from, connection, inbound.clone(), Arc::clone(&refusals))
+        // It dialled us, so it is alive, and does not count us out: dial it now, and not after the pause.
+        ears.routes.nudge(from);
+        ears.routes.refusals().still_removed_by(|node| node != from);
+        ears.clone().hear(from, connection)
     };
-    tokio::spawn(Arc::clone(door).run_knowing(is_member, serve)).abort_handle()
+    tokio::spawn(Arc::clone(door).run(is_member, serve)).abort_handle()
 }

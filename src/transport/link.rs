@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ids::NodeId;
 use crate::transport::identity;
-use crate::transport::refusal::{CLOSED, NO_MEMBER, REMOVED, Refusal, Refusals, node_of};
+use crate::transport::refusal::{CLOSED, Refusal, Refusals, close_removed, node_of};
 
 /// The first pause after a lost connection or a failed attempt.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -41,6 +41,7 @@ pub(crate) struct Dialer {
 /// A connection that is kept up. Dropping it ends the connection, without blame.
 #[derive(Debug)]
 pub(crate) struct Link {
+    to: NodeId,
     address: String,
     connection: watch::Receiver<Option<Connection>>,
     resolved: watch::Receiver<Vec<IpAddr>>,
@@ -73,7 +74,7 @@ impl Link {
             resolved: found,
         };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { address, connection, resolved, nudge, task }
+        Self { to, address, connection, resolved, nudge, task }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -106,7 +107,7 @@ impl Link {
     /// needs the connection: this process ends, or the peer has moved.
     pub(crate) fn remove(&self) {
         if let Some(connection) = self.connection.borrow().as_ref() {
-            connection.close(REMOVED, NO_MEMBER);
+            close_removed(connection, self.to);
         }
     }
 
@@ -215,7 +216,7 @@ impl Keeper {
         self.current.send_replace(Some(connection.clone()));
         let end = connection.closed().await;
         self.current.send_replace(None);
-        let verdict = self.dialer.refusals.note_end(connection.remote_address(), Some(self.to), &end);
+        let verdict = self.dialer.refusals.note_end_of(self.to, &connection, &end);
         tracing::debug!(node = %self.to, "the connection ended: {end}");
         if verdict.is_some() { PAUSE_REFUSED } else { PAUSE_MIN }
     }

@@ -1,4 +1,4 @@
-//! One peer: what is sent to it, and what is heard from it.
+//! One peer: what is sent to it. What is heard from it is the `reader`'s.
 //!
 //! Each side sends only on the connection that it dialled. There, control messages, appends and pieces of
 //! snapshots have a stream and a queue of their own, so that a heartbeat is never behind a large append,
@@ -6,24 +6,26 @@
 //! itself, and old messages would only be dropped there as late (T1).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quinn::{Connection, RecvStream, SendStream, WriteError};
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{Connection, SendStream, WriteError};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
-use crate::ids::NodeId;
 use crate::raft::message::{Body, Message};
-use crate::transport::codec::{self, CodecError};
-use crate::transport::frame::{FrameError, Source};
-use crate::transport::inbound::Inbound;
+use crate::transport::codec;
 use crate::transport::link::Link;
 use crate::transport::queue::Queue;
-use crate::transport::refusal::{CLOSED, Refusal, Refusals};
+use crate::transport::refusal::{CLOSED, Refusals};
 
 /// The first byte of a stream: what it carries (W-8).
-const CONTROL: u8 = 1;
-const APPEND: u8 = 2;
-const SNAPSHOT: u8 = 3;
+pub(crate) const CONTROL: u8 = 1;
+pub(crate) const APPEND: u8 = 2;
+pub(crate) const SNAPSHOT: u8 = 3;
+/// Control messages behind an introduction (W-13).
+pub(crate) const INTRODUCED: u8 = 4;
 
 /// Control messages are small; this many are seconds of heartbeats, and more would only be late.
 const CONTROL_FRAMES: usize = 128;
@@ -35,6 +37,9 @@ const APPEND_BYTES: usize = 8 * 1024 * 1024;
 /// Twice what a follower asks for ahead (`max_inflight_chunks`, `chunk_bytes`).
 const SNAPSHOT_FRAMES: usize = 16;
 const SNAPSHOT_BYTES: usize = 6 * 1024 * 1024;
+/// How long a message may wait for the first connection; an answer that comes later than a whole election
+/// would be late there.
+const FIRST_CONNECTION_LIMIT: Duration = Duration::from_secs(1);
 /// Frames that wait are written together, up to this many bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 /// Who goes first when several have something to send.
@@ -46,28 +51,30 @@ const SNAPSHOT_PRIORITY: i32 = -1;
 #[derive(Debug)]
 pub(crate) struct Peer {
     link: Link,
-    control: Arc<Queue>,
-    append: Arc<Queue>,
-    snapshot: Arc<Queue>,
-    refusals: Arc<Refusals>,
+    outbox: Arc<Outbox>,
     writers: [AbortHandle; 3],
 }
 
 impl Peer {
-    pub(crate) fn start(link: Link, refusals: Arc<Refusals>) -> Self {
-        let control = Arc::new(Queue::new(CONTROL_FRAMES, CONTROL_BYTES));
-        let append = Arc::new(Queue::new(APPEND_FRAMES, APPEND_BYTES));
-        let writer = |kind, priority, queue: &Arc<Queue>| {
-            let writer = Writer { kind, priority, queue: Arc::clone(queue), refusals: Arc::clone(&refusals) };
+    /// `introduction` is the frame that this node begins with (W-13).
+    pub(crate) fn start(link: Link, introduction: Option<&Bytes>, refusals: Arc<Refusals>) -> Self {
+        let outbox = Arc::new(Outbox {
+            control: Arc::new(Queue::new(CONTROL_FRAMES, CONTROL_BYTES)),
+            append: Arc::new(Queue::new(APPEND_FRAMES, APPEND_BYTES)),
+            snapshot: Arc::new(Queue::new(SNAPSHOT_FRAMES, SNAPSHOT_BYTES)),
+            refusals: Arc::clone(&refusals),
+        });
+        let writer = |opening: Bytes, priority, queue: &Arc<Queue>| {
+            let (queue, refusals) = (Arc::clone(queue), Arc::clone(&refusals));
+            let writer = Writer { opening, priority, queue, refusals };
             tokio::spawn(writer.run(link.watch())).abort_handle()
         };
-        let snapshot = Arc::new(Queue::new(SNAPSHOT_FRAMES, SNAPSHOT_BYTES));
         let writers = [
-            writer(CONTROL, CONTROL_PRIORITY, &control),
-            writer(APPEND, APPEND_PRIORITY, &append),
-            writer(SNAPSHOT, SNAPSHOT_PRIORITY, &snapshot),
+            writer(control_opening(introduction), CONTROL_PRIORITY, &outbox.control),
+            writer(Bytes::from_static(&[APPEND]), APPEND_PRIORITY, &outbox.append),
+            writer(Bytes::from_static(&[SNAPSHOT]), SNAPSHOT_PRIORITY, &outbox.snapshot),
         ];
-        Self { link, control, append, snapshot, refusals, writers }
+        Self { link, outbox, writers }
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -78,13 +85,48 @@ impl Peer {
     pub(crate) fn send(&self, message: &Message) {
         // They live as long as this. One that panicked would leave a peer that hears nothing, for ever.
         assert!(!self.writers.iter().any(AbortHandle::is_finished), "a writer to {} has ended", message.to);
+        match self.link.current() {
+            Some(connection) => self.outbox.put(&connection, message),
+            None => self.outbox.drop_unconnected(),
+        }
+    }
+
+    /// The same, but without a connection the message waits for the next one, for a moment. The task
+    /// that waits can be ended.
+    pub(crate) fn send_when_up(&self, message: Message) -> AbortHandle {
+        let (mut link, outbox) = (self.link.watch(), Arc::clone(&self.outbox));
+        let task = async move {
+            let up = timeout(FIRST_CONNECTION_LIMIT, link.wait_for(Option::is_some)).await;
+            match up.ok().and_then(Result::ok).and_then(|current| current.clone()) {
+                Some(connection) => outbox.put(&connection, &message),
+                None => outbox.drop_unconnected(),
+            }
+        };
+        tokio::spawn(task).abort_handle()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.writers.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// What waits to be sent, by stream.
+#[derive(Debug)]
+struct Outbox {
+    control: Arc<Queue>,
+    append: Arc<Queue>,
+    snapshot: Arc<Queue>,
+    refusals: Arc<Refusals>,
+}
+
+impl Outbox {
+    fn put(&self, connection: &Connection, message: &Message) {
         let queue = match &message.body {
             Body::AppendEntries(append) if !append.entries.is_empty() => &self.append,
             Body::SnapshotChunk(_) => &self.snapshot,
             _ => &self.control,
-        };
-        let Some(connection) = self.link.current() else {
-            return self.refusals.count("message", "no-connection");
         };
         count_lost(&self.refusals, queue.turn_to(connection.stable_id()));
         match codec::encode(message) {
@@ -99,16 +141,24 @@ impl Peer {
             }
         }
     }
-}
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.writers.iter().for_each(AbortHandle::abort);
+    fn drop_unconnected(&self) {
+        self.refusals.count("message", "no-connection");
     }
 }
 
+/// How the control stream begins.
+fn control_opening(introduction: Option<&Bytes>) -> Bytes {
+    let Some(frame) = introduction else { return Bytes::from_static(&[CONTROL]) };
+    let mut opening = BytesMut::with_capacity(1 + frame.len());
+    opening.put_u8(INTRODUCED);
+    opening.put_slice(frame);
+    opening.freeze()
+}
+
 struct Writer {
-    kind: u8,
+    /// The first bytes of each stream.
+    opening: Bytes,
     priority: i32,
     queue: Arc<Queue>,
     refusals: Arc<Refusals>,
@@ -120,7 +170,7 @@ impl Writer {
         while let Ok(up) = connections.wait_for(Option::is_some).await.map(|current| current.clone()) {
             let Some(connection) = up else { continue };
             let end = self.write(&connection).await;
-            tracing::debug!(kind = self.kind, "a stream ended: {end}");
+            tracing::debug!(kind = self.opening.first(), "a stream ended: {end}");
             count_lost(&self.refusals, self.queue.clear(connection.stable_id()));
             // Until the link has noticed as well, there is nothing to write to. A stream that the
             // peer stopped alone does not end the connection; that breaks the protocol.
@@ -156,7 +206,7 @@ impl Writer {
     async fn open(&self, connection: &Connection) -> Result<SendStream, WriteError> {
         let mut stream = connection.open_uni().await?;
         let _ = stream.set_priority(self.priority);
-        stream.write_all(&[self.kind]).await?;
+        stream.write_all(&self.opening).await?;
         Ok(stream)
     }
 }
@@ -167,75 +217,12 @@ fn count_lost(refusals: &Refusals, frames: usize) {
     }
 }
 
-/// The receiving half: hands on every message of a connection that `from` dialled, until it ends.
-pub(crate) async fn receive(from: NodeId, connection: Connection, to: Inbound, refusals: Arc<Refusals>) {
-    let mut streams = JoinSet::new();
-    while let Ok(stream) = connection.accept_uni().await {
-        while streams.try_join_next().is_some() {}
-        let reader =
-            Reader { from, connection: connection.clone(), to: to.clone(), refusals: Arc::clone(&refusals) };
-        streams.spawn(reader.run(stream));
-    }
-}
-
-struct Reader {
-    from: NodeId,
-    connection: Connection,
-    to: Inbound,
-    refusals: Arc<Refusals>,
-}
-
-impl Reader {
-    async fn run(self, mut stream: RecvStream) {
-        let mut kind = [0];
-        if stream.read_exact(&mut kind).await.is_err() {
-            return;
-        }
-        if ![CONTROL, APPEND, SNAPSHOT].contains(&kind[0]) {
-            return self.refuse(&Refusal::Malformed(format!("a stream of kind {}", kind[0])));
-        }
-        let mut source = Source::new(stream, CLOSED);
-        loop {
-            let payload = match source.frame(codec::FRAME_MAX_BYTES).await {
-                Ok(Some(payload)) => payload,
-                Ok(None) | Err(FrameError::Read(_)) => return,
-                Err(e) => return self.refuse(&Refusal::Malformed(e.to_string())),
-            };
-            match self.check(&payload) {
-                // A full queue holds the stream back, and through flow control the sender.
-                Ok(message) => {
-                    if !self.to.push(message, payload.len()).await {
-                        return;
-                    }
-                }
-                Err(refusal) => return self.refuse(&refusal),
-            }
-        }
-    }
-
-    /// A message must speak for the node of the certificate (W-6).
-    fn check(&self, payload: &[u8]) -> Result<Message, Refusal> {
-        let message = codec::decode(payload).map_err(|e| match e {
-            CodecError::Version(version) => Refusal::Version(version),
-            other => Refusal::Malformed(other.to_string()),
-        })?;
-        if message.from != self.from {
-            return Err(Refusal::Impostor { identity: self.from, claimed: message.from });
-        }
-        Ok(message)
-    }
-
-    fn refuse(&self, refusal: &Refusal) {
-        self.refusals.refuse(&self.connection, Some(self.from), refusal);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::ids::{Life, Session, Term};
+    use crate::ids::{Life, NodeId, Session, Term};
     use crate::metrics::Metrics;
     use crate::raft::message::ReadIndex;
     use crate::transport::credentials::Credentials;
@@ -262,7 +249,7 @@ mod tests {
     async fn a_writer_that_ended_by_itself_is_no_silence() {
         let dialer = dialer();
         let refusals = Arc::clone(&dialer.refusals);
-        let peer = Peer::start(Link::open(dialer, NodeId(2), "127.0.0.1:9".to_owned()), refusals);
+        let peer = Peer::start(Link::open(dialer, NodeId(2), "127.0.0.1:9".to_owned()), None, refusals);
         let (from, to, body) = (NodeId(1), NodeId(2), Body::ReadIndex(ReadIndex { id: 1 }));
         let message =
             Message { from, to, term: Term(1), life: Life::default(), session: Session::ZERO, body };

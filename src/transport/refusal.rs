@@ -4,7 +4,7 @@
 //! logs. In TLS 1.3 a client is done before the server has judged its certificate, so the dialling
 //! side learns of a refusal only when the connection closes, and reports it then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use quinn::{Connection, ConnectionError, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::ids::NodeId;
@@ -43,6 +44,8 @@ pub(crate) enum Refusal {
     WrongNode { dialled: NodeId, found: NodeId },
     #[error("node {0} is not a member; add it to the cluster first")]
     NotAMember(NodeId),
+    #[error("node {0} was removed from the cluster; stop it, or add it again")]
+    Removed(NodeId),
     #[error("node {0} holds too many connections; is a second process running with its certificate?")]
     TooMany(NodeId),
     #[error("protocol version {0} is not spoken here; run compatible versions on all nodes")]
@@ -58,24 +61,25 @@ pub(crate) const CLOSED: VarInt = VarInt::from_u32(0);
 /// A newer connection of the same node took this one's place. Whoever hears it while the
 /// connection was in use has a twin, so it is reported like a refusal.
 pub(crate) const SUPERSEDED: VarInt = VarInt::from_u32(1);
-/// The peer is no member any more. Unlike `NotAMember`, the connection was in use. The peer reports
+/// The peer is no member any more. Unlike [`Refusal::Removed`], the connection was in use. The peer reports
 /// it like a refusal: the next one would be refused.
-pub(crate) const REMOVED: VarInt = VarInt::from_u32(2);
-/// What goes with it.
-pub(crate) const NO_MEMBER: &[u8] = b"no member any more; stop it, or add it to the cluster again";
+const REMOVED: VarInt = VarInt::from_u32(2);
 
 /// The codes that are sent only before anything on the connection was read.
 const AT_THE_DOOR: Range<u64> = 0x10..0x20;
 
-const NAMES: [(u32, &str); 11] = [
+const REMOVED_NAME: &str = "removed";
+
+const NAMES: [(u32, &str); 12] = [
     (0x01, "superseded"),
-    (0x02, "removed"),
+    (0x02, REMOVED_NAME),
     (0x10, "no-identity"),
     (0x11, "wrong-cluster"),
     (0x12, "not-a-node"),
     (0x13, "wrong-node"),
     (0x14, "not-a-member"),
     (0x15, "too-many-connections"),
+    (0x16, REMOVED_NAME),
     (0x20, "protocol-version"),
     (0x21, "impostor"),
     (0x22, "malformed"),
@@ -91,6 +95,7 @@ impl Refusal {
             Self::WrongNode { .. } => 0x13,
             Self::NotAMember(_) => 0x14,
             Self::TooMany(_) => 0x15,
+            Self::Removed(_) => 0x16,
             Self::Version(_) => 0x20,
             Self::Impostor { .. } => 0x21,
             Self::Malformed(_) => 0x22,
@@ -106,6 +111,11 @@ impl Refusal {
     pub(crate) fn close(&self, connection: &Connection) {
         connection.close(VarInt::from_u32(self.code()), self.to_string().as_bytes());
     }
+}
+
+/// Ends a connection that was in use, because `node` at its other end is no member any more (W-5).
+pub(crate) fn close_removed(connection: &Connection, node: NodeId) {
+    connection.close(REMOVED, Refusal::Removed(node).to_string().as_bytes());
 }
 
 fn name_of_code(code: u64) -> Option<&'static str> {
@@ -185,12 +195,14 @@ fn readable(bytes: &[u8]) -> String {
 pub(crate) struct Refusals {
     metrics: Metrics,
     protocol: &'static str,
+    /// Who says that this node was removed (W-14).
+    removed_by: watch::Sender<BTreeSet<NodeId>>,
     logged: Mutex<BTreeMap<(IpAddr, By, &'static str), Instant>>,
 }
 
 impl Refusals {
     pub(crate) fn new(metrics: Metrics, protocol: &'static str) -> Self {
-        Self { metrics, protocol, logged: Mutex::default() }
+        Self { metrics, protocol, removed_by: watch::Sender::default(), logged: Mutex::default() }
     }
 
     /// This side refuses; the connection is closed with the reason.
@@ -212,6 +224,34 @@ impl Refusals {
         let found = verdict(error)?;
         self.note(peer, claimed, &found);
         Some(found)
+    }
+
+    /// The same for a connection that is known to be `node`'s.
+    pub(crate) fn note_end_of(
+        &self,
+        node: NodeId,
+        connection: &Connection,
+        error: &ConnectionError,
+    ) -> Option<Verdict> {
+        let found = self.note_end(connection.remote_address(), Some(node), error)?;
+        if found.by == By::Peer && found.name == REMOVED_NAME {
+            self.removed_by.send_if_modified(|by| by.insert(node));
+        }
+        Some(found)
+    }
+
+    /// Who says that this node was removed.
+    pub(crate) fn removed_by(&self) -> &watch::Sender<BTreeSet<NodeId>> {
+        &self.removed_by
+    }
+
+    /// Forgets who said so and is not among those whose word counts.
+    pub(crate) fn still_removed_by(&self, counts: impl Fn(NodeId) -> bool) {
+        self.removed_by.send_if_modified(|by| {
+            let before = by.len();
+            by.retain(|node| counts(*node));
+            by.len() != before
+        });
     }
 
     /// Counts a drop that ends no connection.
@@ -271,6 +311,7 @@ mod tests {
             Refusal::WrongNode { dialled: NodeId(1), found: NodeId(2) },
             Refusal::NotAMember(NodeId(1)),
             Refusal::TooMany(NodeId(1)),
+            Refusal::Removed(NodeId(1)),
             Refusal::Version(2),
             Refusal::Impostor { identity: NodeId(1), claimed: NodeId(2) },
             Refusal::Malformed("x".into()),

@@ -13,6 +13,7 @@ use quinn::{
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::transport::credentials::{Credentials, TlsError};
 use crate::transport::tls;
@@ -52,6 +53,9 @@ pub(crate) struct Profile {
     /// Whether streams of one priority share the link packet by packet.
     pub(crate) fair: bool,
 }
+
+/// How long a close waits for the peers to hear of it.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Raft between nodes.
 pub(crate) const RAFT: Profile = Profile {
@@ -140,6 +144,11 @@ pub(crate) fn dial_only(profile: &Profile, credentials: &Credentials) -> Result<
             Endpoint::new(endpoint_config(profile, credentials), None, socket, Arc::new(TokioRuntime))
         })
         .map_err(|source| TransportError::Bind { address: any, protocol: profile.name, source })
+}
+
+/// Waits, for a moment, until the peers of a closed endpoint have heard of it.
+pub(crate) async fn wait_closed(endpoint: &Endpoint) {
+    let _ = timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;
 }
 
 /// What a dialling side uses for every connection of `profile`.

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use termgate::metrics::{Metrics, ReasonLabel};
 use termgate::transport::credentials::Credentials;
 use termgate::transport::identity::Subject;
 use time::OffsetDateTime;
+use tokio::net::UdpSocket;
 
 /// No wait of a test is longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -119,7 +120,16 @@ pub async fn dial_with(
     to: SocketAddr,
     config: quinn::ClientConfig,
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    dial_from(IpAddr::V4(Ipv4Addr::LOCALHOST), to, config).await
+}
+
+/// The same from an address of one's own.
+pub async fn dial_from(
+    from: IpAddr,
+    to: SocketAddr,
+    config: quinn::ClientConfig,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let endpoint = quinn::Endpoint::client(SocketAddr::new(from, 0)).unwrap();
     endpoint.connect_with(config, to, "termgate").unwrap().await
 }
 
@@ -145,7 +155,7 @@ pub fn hostile_config(alpn: &[u8], certificate: Option<(PathBuf, PathBuf)>) -> q
 /// Handshakes that nobody will go on with: the first datagram of each, and what keeps their
 /// clients from closing them.
 pub async fn half_open(count: usize, alpn: &[u8]) -> (Vec<Vec<u8>>, Vec<quinn::Connecting>) {
-    let nobody = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = nobody.local_addr().unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = hostile_config(alpn, None);
@@ -158,6 +168,46 @@ pub async fn half_open(count: usize, alpn: &[u8]) -> (Vec<Vec<u8>>, Vec<quinn::C
         found.push(datagram);
     }
     (found, open)
+}
+
+/// A handshake that goes on no more, and all that must stay open for it: a port that is given free
+/// may be given to the next one, and then gets what was meant for this.
+pub struct Silent {
+    _near: UdpSocket,
+    _far: UdpSocket,
+    _connecting: quinn::Connecting,
+}
+
+/// Handshakes of sources that can receive, that get as far as they can and then fall silent: each
+/// holds what it was given until the other side gives up, after seconds.
+pub async fn hold_handshakes(to: SocketAddr, alpn: &[u8]) -> Vec<Silent> {
+    let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut held = Vec::new();
+    for source in 2..10 {
+        for _ in 0..10 {
+            let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let far = UdpSocket::bind((format!("127.0.0.{source}"), 0)).await.unwrap();
+            let config = hostile_config(alpn, None);
+            let connecting = client.connect_with(config, near.local_addr().unwrap(), "termgate").unwrap();
+            within("a handshake's beginning", pass_on(&near, &far, to)).await;
+            held.push(Silent { _near: near, _far: far, _connecting: connecting });
+        }
+    }
+    held
+}
+
+/// Passes on the first datagram, the answer if it is a Retry, and the datagram after that.
+async fn pass_on(near: &UdpSocket, far: &UdpSocket, to: SocketAddr) {
+    let mut datagram = vec![0; 2048];
+    let (length, client) = near.recv_from(&mut datagram).await.unwrap();
+    far.send_to(&datagram[..length], to).await.unwrap();
+    let length = far.recv(&mut datagram).await.unwrap();
+    let is_retry = datagram[0] & 0xf0 == 0xf0;
+    if is_retry {
+        near.send_to(&datagram[..length], client).await.unwrap();
+        let length = near.recv(&mut datagram).await.unwrap();
+        far.send_to(&datagram[..length], to).await.unwrap();
+    }
 }
 
 #[derive(Debug)]

@@ -1,0 +1,20 @@
+//! Who is who, as far as this node knows (W-11, W-12).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::NodeId;
+
+/// Whom to talk to and whom to let in. Who is a member counts as one, even if it is also named as removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// The nodes to dial and to let in, and where they listen (`host:port`, looked up at every dial). The
+    /// own one may be among them, and is ignored. During a change: everybody of both halves, and a leader
+    /// that is being removed until the change is committed, or nobody could acknowledge it.
+    pub members: BTreeMap<NodeId, String>,
+    /// The nodes that were removed from the cluster. They are told so, and never let in.
+    pub removed: BTreeSet<NodeId>,
+    /// Whether other nodes of the cluster, whose certificate names neither a member nor a removed one, are
+    /// heard too. Set it while this node knows no member, hears no leader, or hears one that is not in
+    /// `members`: then its own picture may be the one that is out of date.
+    pub open: bool,
+}

@@ -1,0 +1,237 @@
+//! Whom this node can send to: the members by the roster, and strangers by their own word.
+//!
+//! A stranger is a node of the cluster that the roster does not name. Its address is not known here, yet a
+//! member that was added while this node heard nobody needs this node's vote, and a node that waits to be
+//! added must answer its leader. So who dials says where it listens itself (W-13), and that is believed for
+//! as long as strangers are let in at all, and only as an address: the node found there must show the
+//! certificate of the stranger, so a lie costs a failed dial.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::task::AbortHandle;
+
+use crate::clock;
+use crate::ids::NodeId;
+use crate::raft::message::Message;
+use crate::time::{Duration, Instant};
+use crate::transport::link::{Dialer, Link};
+use crate::transport::peer::Peer;
+use crate::transport::refusal::Refusals;
+use crate::transport::roster::Roster;
+
+/// Strangers with a route; as many as are let in at once. One more takes the place of the one that was
+/// used least lately.
+const PROVISIONAL: usize = 16;
+/// A route that was not used for so long leads nowhere any more.
+const UNUSED_LIMIT: Duration = Duration::from_secs(120);
+
+/// Everybody who can be sent to.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    own: NodeId,
+    dialer: Arc<Dialer>,
+    /// How this node begins on each connection (W-13).
+    introduction: Option<Bytes>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    roster: Roster,
+    /// The members but this node.
+    peers: BTreeMap<NodeId, Peer>,
+    strangers: BTreeMap<NodeId, Provisional>,
+}
+
+/// A route to a stranger.
+#[derive(Debug)]
+struct Provisional {
+    address: String,
+    used: Instant,
+    /// Dialled once there is something to say.
+    peer: Option<Peer>,
+    /// The last message that found no connection.
+    waiting: Option<AbortHandle>,
+}
+
+impl Routes {
+    pub(crate) fn new(own: NodeId, dialer: Arc<Dialer>, introduction: Option<Bytes>) -> Self {
+        Self { own, dialer, introduction, table: Mutex::default() }
+    }
+
+    pub(crate) fn refusals(&self) -> &Arc<Refusals> {
+        &self.dialer.refusals
+    }
+
+    /// Follows the roster (W-11); answers whether it has changed.
+    pub(crate) fn follow(&self, roster: &Roster) -> bool {
+        let mut table = self.table();
+        table.forget_unused(clock::now());
+        if table.roster == *roster {
+            return false;
+        }
+        table.roster = roster.clone();
+        table.peers.retain(|id, peer| {
+            let address = roster.members.get(id);
+            if address.is_none() && roster.removed.contains(id) {
+                peer.link().remove();
+            }
+            address.is_some_and(|address| address == peer.link().address())
+        });
+        for (id, address) in roster.members.iter().filter(|(id, _)| **id != self.own) {
+            let known = table.strangers.remove(id).and_then(|route| route.peer);
+            if !table.peers.contains_key(id) {
+                let known = known.filter(|peer| peer.link().address() == address);
+                table.peers.insert(*id, known.unwrap_or_else(|| self.dial(*id, address)));
+            }
+        }
+        table.strangers.retain(|id, _| roster.open && !roster.removed.contains(id));
+        true
+    }
+
+    /// Sends to a member, or by the route that a stranger gave.
+    pub(crate) fn send(&self, message: Message) {
+        let mut table = self.table();
+        if let Some(peer) = table.peers.get(&message.to) {
+            return peer.send(&message);
+        }
+        let Some(route) = table.strangers.get_mut(&message.to) else {
+            return self.refusals().count("message", "not-a-member");
+        };
+        route.used = clock::now();
+        let peer = route.peer.get_or_insert_with(|| self.dial(message.to, &route.address));
+        if peer.link().current().is_some() {
+            return peer.send(&message);
+        }
+        if let Some(older) = route.waiting.replace(peer.send_when_up(message)) {
+            older.abort();
+        }
+    }
+
+    /// `from` says that it listens at `address`. Of a member the roster knows better.
+    pub(crate) fn introduce(&self, from: NodeId, address: String) {
+        if from != self.own {
+            self.table().introduce(from, address, clock::now());
+        }
+    }
+
+    /// `from` was seen alive: if it is dialled, then now.
+    pub(crate) fn nudge(&self, from: NodeId) {
+        let table = self.table();
+        let stranger = || table.strangers.get(&from).and_then(|route| route.peer.as_ref());
+        if let Some(peer) = table.peers.get(&from).or_else(stranger) {
+            peer.link().nudge();
+        }
+    }
+
+    /// Whether a member listens at `ip`.
+    pub(crate) fn leads_to(&self, ip: IpAddr) -> bool {
+        self.table().peers.values().any(|peer| peer.link().leads_to(ip))
+    }
+
+    /// The members that there is a connection to now.
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        let connected = |(id, peer): (&NodeId, &Peer)| peer.link().current().map(|_| *id);
+        self.table().peers.iter().filter_map(connected).collect()
+    }
+
+    /// Ends all of them.
+    pub(crate) fn clear(&self) {
+        *self.table() = Table::default();
+    }
+
+    fn dial(&self, to: NodeId, address: &str) -> Peer {
+        let link = Link::open(Arc::clone(&self.dialer), to, address.to_owned());
+        Peer::start(link, self.introduction.as_ref(), Arc::clone(self.refusals()))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn introduce(&mut self, from: NodeId, address: String, now: Instant) {
+        let Self { roster, strangers, .. } = self;
+        let is_stranger = !roster.members.contains_key(&from) && !roster.removed.contains(&from);
+        if !roster.open || !is_stranger {
+            return;
+        }
+        if let Some(route) = strangers.get_mut(&from).filter(|route| route.address == address) {
+            route.used = now;
+            return;
+        }
+        if strangers.len() >= PROVISIONAL && !strangers.contains_key(&from) {
+            let least = strangers.iter().min_by_key(|(_, route)| route.used).map(|(id, _)| *id);
+            least.and_then(|id| strangers.remove(&id));
+        }
+        tracing::info!(node = %from, address, "a node that is no member here says where it listens");
+        strangers.insert(from, Provisional { address, used: now, peer: None, waiting: None });
+    }
+
+    fn forget_unused(&mut self, now: Instant) {
+        self.strangers.retain(|_, route| now.since(route.used) < UNUSED_LIMIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> Table {
+        Table { roster: Roster { open: true, ..Roster::default() }, ..Table::default() }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn names(table: &Table) -> Vec<u64> {
+        table.strangers.keys().map(|id| id.0).collect()
+    }
+
+    /// W-13.
+    #[test]
+    fn strangers_have_few_routes_and_the_one_that_is_used_least_makes_room() {
+        let mut table = open();
+        for id in 1..=16 {
+            table.introduce(NodeId(id), "a:1".to_owned(), at(id));
+        }
+        table.introduce(NodeId(1), "a:1".to_owned(), at(17));
+        table.introduce(NodeId(17), "a:1".to_owned(), at(18));
+        let mut expected: Vec<u64> = (1..=17).collect();
+        expected.retain(|id| *id != 2);
+        assert_eq!(names(&table), expected);
+        table.introduce(NodeId(3), "b:1".to_owned(), at(19));
+        assert_eq!(names(&table), expected, "a new address needs no room");
+        assert_eq!(table.strangers[&NodeId(3)].address, "b:1");
+    }
+
+    /// W-13.
+    #[test]
+    fn a_route_that_nobody_uses_is_forgotten() {
+        let mut table = open();
+        table.introduce(NodeId(1), "a:1".to_owned(), at(0));
+        table.introduce(NodeId(2), "a:1".to_owned(), at(1));
+        table.forget_unused(at(0) + (UNUSED_LIMIT - Duration::from_millis(1)));
+        assert_eq!(names(&table), [1, 2]);
+        table.forget_unused(at(0) + UNUSED_LIMIT);
+        assert_eq!(names(&table), [2]);
+    }
+
+    /// W-13.
+    #[test]
+    fn only_a_stranger_gets_a_route_and_only_while_strangers_are_heard() {
+        let mut table = open();
+        table.roster.members.insert(NodeId(1), "m:1".to_owned());
+        table.roster.removed.insert(NodeId(2));
+        (1..=3).for_each(|id| table.introduce(NodeId(id), "a:1".to_owned(), at(0)));
+        assert_eq!(names(&table), [3]);
+        table.roster.open = false;
+        table.introduce(NodeId(4), "a:1".to_owned(), at(0));
+        assert_eq!(names(&table), [3]);
+    }
+}
