@@ -9,7 +9,7 @@ ROUNDS ?= 100
 NODES ?= 3
 FAULT ?=
 
-.PHONY: help tools fmt lint unit seeds test sim chaos bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim chaos lin bench-failover bench-registry bench-proxy deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ sim: ## SEEDS=1..20001     the simulator over these seeds
 
 chaos: tools ## ROUNDS=100 NODES=3 FAULT=      real processes through rounds of each fault
 	ROUNDS=$(ROUNDS) NODES=$(NODES) FAULT=$(FAULT) cargo test --locked --release --test chaos campaign -- --ignored --nocapture --test-threads 1
+
+lin: tools ## ROUNDS=100 FAULT=      registry clients through rounds of each fault, their histories judged
+	ROUNDS=$(ROUNDS) FAULT=$(FAULT) cargo test --locked --release --test chaos rounds_of_registry_histories -- --ignored --nocapture
 
 bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
 	KILLS=$(KILLS) cargo bench --locked --bench failover

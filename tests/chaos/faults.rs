@@ -125,7 +125,7 @@ fn network_of(cluster: &Cluster) -> &Network {
 }
 
 /// Another term than the old leader's has written a little.
-fn wait_taken_over(cluster: &Cluster, old: &Leader) {
+pub fn wait_taken_over(cluster: &Cluster, old: &Leader) {
     let what = format!("writes under a term after {} (leader {} is out)", old.term, old.id);
     wait::until(&what, SETTLE_LIMIT, || (cluster.ledger.last_term() > old.term).then_some(()));
     wait_for_writes(cluster, cluster.ledger.len() + WRITES_AFTER);

@@ -9,6 +9,7 @@
 //! | `transfer` | planned handover under load: nothing may fail |
 //! | `harness` | the tools of these tests, tested |
 //! | `minority` | what a cut-off node still says |
+//! | `registry` | histories of registry clients under faults, judged for linearizability |
 //! | `restart` | everything killed at once; data directories that must be refused |
 //!
 //! `make test` runs a few rounds of each fault; `make chaos ROUNDS=100` runs the campaign. How to read
@@ -21,6 +22,7 @@ mod campaign;
 mod faults;
 mod harness;
 mod minority;
+mod registry;
 mod restart;
 mod transfer;
 

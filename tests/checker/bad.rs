@@ -376,6 +376,21 @@ fn a_search_that_runs_out_of_steps_is_undecided_and_does_not_hold() {
     assert_eq!(judgement.problems(&history).len(), 1);
 }
 
+/// The stale one of many reads is found among them.
+#[test]
+fn one_stale_read_among_many_at_once_is_decided() {
+    let mut text = String::from("c1 0..10 put a 1 -> done 2@1\nc1 20..30 put a 2 -> done 3@1\n");
+    for reader in 10..70 {
+        let saw = if reader == 40 { "v2=1 2@1" } else { "v3=2 3@1" };
+        text += &format!("c{reader} 35..100 get a lease -> {saw}\n");
+    }
+    let history = history(&text);
+    let expected = Finding::Overtakes { op: 32, index: 2, floor: 3 };
+    assert_eq!(witness::check(&history), Decision::Broken(vec![expected]));
+    let keys = search_keys(&history, STEP_LIMIT);
+    assert!(matches!(keys["a"].decision, Decision::Broken(_)), "{:?}", keys["a"]);
+}
+
 /// Which unknown write took index 3 is a guess, and the wrong one makes what follows look broken.
 #[test]
 fn a_witness_that_had_to_guess_is_undecided_and_does_not_hold() {

@@ -1,6 +1,7 @@
 //! Hand-made histories that are linearizable, each with something that looks wrong at first sight.
 
 use crate::lin::Decision;
+use crate::lin::judge::{STEP_LIMIT, search_keys};
 use crate::lin::witness;
 use crate::notation::history;
 use crate::second_opinion::both_find_an_order;
@@ -194,4 +195,18 @@ fn reads_without_an_answer_say_nothing() {
          c2 20..30 get a -> unknown
          c2 40..50 list a -> unknown",
     );
+}
+
+/// Too many reads at once for a search that tries them in every order, as the other's does.
+#[test]
+fn many_reads_at_once_are_decided() {
+    let mut text = String::from("c1 0..10 put a 1 -> done 2@1\nc1 20..90 put a 2 -> done 3@1\n");
+    text += "c2 20..90 put a 3 -> unknown\nc3 95..96 get a -> v4=3 4@1\n";
+    for reader in 10..70 {
+        let saw = ["v2=1 2@1", "v3=2 3@1", "v4=3 4@1"][reader % 3];
+        text += &format!("c{reader} 15..100 get a -> {saw}\n");
+    }
+    let history = history(&text);
+    assert_eq!(witness::check(&history), Decision::Holds);
+    assert_eq!(search_keys(&history, STEP_LIMIT)["a"].decision, Decision::Holds);
 }

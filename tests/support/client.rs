@@ -127,19 +127,37 @@ pub fn write_once(
     body: &str,
     patience: Duration,
 ) -> Outcome {
-    let kept = connections.remove(&proxy).map_or_else(|| Connection::open(proxy, CONNECT_LIMIT), Ok);
-    let answer = kept.and_then(|mut connection| {
-        let answer = connection.send("POST", "/ledger", &[], body.as_bytes(), patience)?;
-        if connection.is_reusable() {
-            connections.insert(proxy, connection);
-        }
-        Ok(answer)
-    });
-    match answer {
+    let write = Ask { method: "POST", target: "/ledger", fields: &[], body: body.as_bytes() };
+    match ask(connections, proxy, &write, patience) {
         Ok(answer) => read_outcome(&answer),
         Err(Failure::NotSent(why)) => Outcome::NotApplied(format!("no connection: {why}")),
         Err(Failure::Lost(why)) => Outcome::Unknown(format!("connection: {why}")),
     }
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub method: &'a str,
+    pub target: &'a str,
+    pub fields: &'a [(&'a str, &'a str)],
+    pub body: &'a [u8],
+}
+
+/// Sends a request on a kept or new connection to `server`.
+pub fn ask(
+    connections: &mut BTreeMap<SocketAddr, Connection>,
+    server: SocketAddr,
+    ask: &Ask<'_>,
+    patience: Duration,
+) -> Result<Answer, Failure> {
+    let kept = connections.remove(&server).map_or_else(|| Connection::open(server, CONNECT_LIMIT), Ok);
+    let mut connection = kept?;
+    let answer = connection.send(ask.method, ask.target, ask.fields, ask.body, patience)?;
+    if connection.is_reusable() {
+        connections.insert(server, connection);
+    }
+    Ok(answer)
 }
 
 /// A small deterministic generator (splitmix64), so that a run needs no crate for its dice.

@@ -15,12 +15,15 @@ pub mod cluster;
 pub mod etcd;
 pub mod http;
 pub mod ledger;
+#[path = "../checker/lin/mod.rs"]
+pub mod lin;
 pub mod netns;
 pub mod nginx;
 pub mod placement;
 #[path = "../postgres/support.rs"]
 pub mod postgres;
 pub mod process;
+pub mod registry;
 pub mod stats;
 pub mod tmpfs;
 #[path = "../checker/verdict.rs"]

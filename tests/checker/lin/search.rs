@@ -4,7 +4,8 @@
 //! The search keeps the calls and answers that are not yet ordered in a list, by time. Whatever is called
 //! before the first answer in it may come next: it is tried, taken out, and the search goes on from the
 //! beginning of the list. When nothing fits, the last choice is undone. What makes this quick: a set of operations
-//! that led to a state is not searched from again, whatever their order was.
+//! that led to a state is not searched from again, whatever their order was. And what fits and changes nothing, as most
+//! reads, is taken at once and for good: any order in which it comes later is one with it moved to here.
 //!
 //! Unknown writes have no answer in the list, so they need not happen; they are tried last. Each of them may
 //! double the work, so the search counts its steps and gives up at a limit: a count, not a time, so
@@ -70,6 +71,8 @@ enum Cursor {
 struct Frame {
     chosen: Cursor,
     before: State,
+    /// It changed nothing, so that there is no need to try anything else in its place.
+    only: bool,
 }
 
 /// A call or an answer in the list.
@@ -133,26 +136,56 @@ impl<'o> Searcher<'o> {
     }
 
     fn run(&mut self, step_limit: u64) -> Decision<Stuck> {
-        let mut cursor = Cursor::Entry(self.list.first());
+        let mut cursor = None;
         while self.placed < self.answered.len() {
-            if let Some((chosen, after)) = self.next_choice(cursor, step_limit) {
-                self.take(chosen, after);
-                cursor = Cursor::Entry(self.list.first());
+            if cursor.is_none()
+                && let Some(free) = self.free_choice(step_limit)
+            {
+                self.take(free, self.state, true);
+                continue;
+            }
+            let from = cursor.unwrap_or(Cursor::Entry(self.list.first()));
+            if let Some((chosen, after)) = self.next_choice(from, step_limit) {
+                self.take(chosen, after, false);
+                cursor = None;
             } else if self.steps >= step_limit {
                 let (placed, of) = (self.placed, self.answered.len());
-                return Decision::Undecided(format!(
-                    "gave up after {} steps, {placed} of {of} placed",
-                    self.steps
-                ));
+                let reason = format!("gave up after {} steps, {placed} of {of} placed", self.steps);
+                return Decision::Undecided(reason);
             } else {
                 self.note_stuck();
-                let Some(frame) = self.stack.pop() else {
+                cursor = self.go_back();
+                if cursor.is_none() {
                     return Decision::Broken(self.best.take().expect("it was just stuck"));
-                };
-                cursor = self.undo(frame);
+                }
             }
         }
         Decision::Holds
+    }
+
+    /// Undoes choices up to the last one that could have been another; answers where to look for that.
+    fn go_back(&mut self) -> Option<Cursor> {
+        loop {
+            let frame = self.stack.pop()?;
+            self.undo(frame);
+            if !frame.only {
+                return Some(self.following(frame.chosen));
+            }
+        }
+    }
+
+    /// An operation that fits here and changes nothing.
+    fn free_choice(&mut self, step_limit: u64) -> Option<Cursor> {
+        let mut place = self.list.first();
+        while self.steps < step_limit && !self.entries[place].is_answer {
+            let entry = self.entries[place];
+            self.steps += 1;
+            if self.state.after(self.answered[entry.op].step) == Some(self.state) {
+                return Some(Cursor::Entry(place));
+            }
+            place = self.list.after(place);
+        }
+        None
     }
 
     /// The next operation from `cursor` on that fits here and was not yet tried from the same point.
@@ -211,9 +244,9 @@ impl<'o> Searcher<'o> {
         self.entries[place]
     }
 
-    fn take(&mut self, chosen: Cursor, after: State) {
+    fn take(&mut self, chosen: Cursor, after: State, only: bool) {
         self.flip(chosen);
-        self.stack.push(Frame { chosen, before: self.state });
+        self.stack.push(Frame { chosen, before: self.state, only });
         self.state = after;
         if let Cursor::Entry(place) = chosen {
             self.list.take_out(place);
@@ -222,8 +255,7 @@ impl<'o> Searcher<'o> {
         }
     }
 
-    /// Undoes a choice; answers where to look for another one.
-    fn undo(&mut self, frame: Frame) -> Cursor {
+    fn undo(&mut self, frame: Frame) {
         self.flip(frame.chosen);
         self.state = frame.before;
         if let Cursor::Entry(place) = frame.chosen {
@@ -232,7 +264,6 @@ impl<'o> Searcher<'o> {
             self.list.put_back(place);
             self.placed -= 1;
         }
-        self.following(frame.chosen)
     }
 
     fn bit(&self, cursor: Cursor) -> (usize, u64) {
