@@ -363,8 +363,8 @@ fn a_write_is_ordered_before_one_that_ended_before_it_began() {
 #[test]
 fn a_search_that_runs_out_of_steps_is_undecided_and_does_not_hold() {
     // Twelve writes that may have happened in any order, and a read of what nobody wrote.
-    let mut text: String = (0..12).map(|n| format!("c{n} 0..10 put a {n} -> unknown\n")).collect();
-    text += "c99 20..30 put a 99 -> done 2@1\nc99 40..50 get a -> v2=77 2@1";
+    let mut text: String = (0..12).map(|n| format!("c{n} 0..10 put a {n} -> done {}@1\n", n + 2)).collect();
+    text += "c99 40..50 get a -> v2=77 13@1";
     let history = history(&text);
     let keys = search_keys(&history, 1_000);
     assert!(matches!(keys["a"].decision, Decision::Undecided(_)), "{:?}", keys["a"]);
@@ -388,6 +388,18 @@ fn one_stale_read_among_many_at_once_is_decided() {
     let expected = Finding::Overtakes { op: 32, index: 2, floor: 3 };
     assert_eq!(witness::check(&history), Decision::Broken(vec![expected]));
     let keys = search_keys(&history, STEP_LIMIT);
+    assert!(matches!(keys["a"].decision, Decision::Broken(_)), "{:?}", keys["a"]);
+}
+
+/// Thirty writes that may have happened, or not, are no reason to give up.
+#[test]
+fn a_lost_write_among_many_unknown_ones_is_decided() {
+    let mut text = String::from("c1 0..10 put a 1 -> done 2@1\n");
+    text.extend((0..30).map(|n| format!("c{} 20..30 put a {n}00 if v2 -> unknown\n", n + 10)));
+    text += "c1 40..50 put a 2 if v2 -> done 3@1\nc1 60..70 get a -> v2=1 4@1";
+    let history = history(&text);
+    assert_eq!(witness::check(&history), Decision::Broken(vec![differs(32, "a", "v3=2")]));
+    let keys = search_keys(&history, 1_000);
     assert!(matches!(keys["a"].decision, Decision::Broken(_)), "{:?}", keys["a"]);
 }
 

@@ -108,6 +108,17 @@ fn an_unknown_write_that_only_a_delete_tells_of() {
 }
 
 #[test]
+fn unknown_writes_that_follow_from_each_other() {
+    passes(
+        "c1 0..10 put a 1 if absent -> unknown
+         c2 20..30 delete a if exists -> unknown
+         c3 40..50 put a 3 if absent -> unknown
+         c4 60..70 get a -> v2=1 2@1
+         c4 80..90 get a -> v4=3 4@1",
+    );
+}
+
+#[test]
 fn a_refused_write_is_never_seen() {
     passes(
         "c1 0..10 put a 1 -> done 2@1

@@ -7,9 +7,12 @@
 //! that led to a state is not searched from again, whatever their order was. And what fits and changes nothing, as most
 //! reads, is taken at once and for good: any order in which it comes later is one with it moved to here.
 //!
-//! Unknown writes have no answer in the list, so they need not happen; they are tried last. Each of them may
-//! double the work, so the search counts its steps and gives up at a limit: a count, not a time, so
-//! that a verdict does not depend on the machine.
+//! Unknown writes have no answer in the list, so they need not happen. They are tried last, and only where what comes
+//! next needs them: one that makes no difference to it could as well be left out. Otherwise each of them would double
+//! the work.
+//!
+//! The search counts its steps and gives up at a limit: a count, not a time, so that a verdict does not depend on the
+//! machine.
 
 use std::collections::HashSet;
 
@@ -75,6 +78,12 @@ struct Frame {
     only: bool,
 }
 
+impl Frame {
+    fn is_unknown(&self) -> bool {
+        matches!(self.chosen, Cursor::Unknown(_))
+    }
+}
+
 /// A call or an answer in the list.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -97,7 +106,8 @@ struct Searcher<'o> {
     state: State,
     stack: Vec<Frame>,
     placed: usize,
-    tried: HashSet<(Box<[u64]>, State)>,
+    /// What was placed, what it came to, and the state that an unknown write has just changed, if one has.
+    tried: HashSet<(Box<[u64]>, State, Option<State>)>,
     steps: u64,
     best: Option<Stuck>,
 }
@@ -190,13 +200,18 @@ impl<'o> Searcher<'o> {
 
     /// The next operation from `cursor` on that fits here and was not yet tried from the same point.
     fn next_choice(&mut self, mut cursor: Cursor, step_limit: u64) -> Option<(Cursor, State)> {
+        let without = self.stack.last().filter(|last| last.is_unknown()).map(|last| last.before);
         while self.steps < step_limit {
             let timed = self.candidate(cursor)?;
             if let Some(timed) = timed {
                 self.steps += 1;
-                if let Some(after) = self.state.after(timed.step) {
+                let fits = self.state.after(timed.step);
+                let needed = without.is_none_or(|without| without.after(timed.step) != fits);
+                if let Some(after) = fits.filter(|_| needed) {
                     self.flip(cursor);
-                    let is_new = self.tried.insert((self.fingerprint(), after));
+                    let is_unknown = matches!(cursor, Cursor::Unknown(_));
+                    let changed = is_unknown.then_some(self.state);
+                    let is_new = self.tried.insert((self.fingerprint(), after, changed));
                     self.flip(cursor);
                     if is_new {
                         return Some((cursor, after));
