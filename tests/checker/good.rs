@@ -88,6 +88,16 @@ fn an_unknown_write_that_only_its_version_tells_of() {
 }
 
 #[test]
+fn an_unknown_write_that_only_the_condition_of_another_tells_of() {
+    passes(
+        "c1 0..10 put a 1 -> done 2@1
+         c2 20..30 put a 2 -> unknown
+         c3 40..50 put a 3 if v3 -> unknown
+         c1 60..70 get a -> v5=3 5@1",
+    );
+}
+
+#[test]
 fn an_unknown_delete_that_happened() {
     passes(
         "c1 0..10 put a 1 -> done 2@1
@@ -217,6 +227,19 @@ fn many_reads_at_once_are_decided() {
         let saw = ["v2=1 2@1", "v3=2 3@1", "v4=3 4@1"][reader % 3];
         text += &format!("c{reader} 15..100 get a -> {saw}\n");
     }
+    let history = history(&text);
+    assert_eq!(witness::check(&history), Decision::Holds);
+    assert_eq!(search_keys(&history, STEP_LIMIT)["a"].decision, Decision::Holds);
+}
+
+/// Too many writes at once for a search that does not try first what the indexes say: the last is called first.
+#[test]
+fn many_writes_at_once_are_decided() {
+    let mut text = String::new();
+    for n in 0..24 {
+        text += &format!("c{n} {n}..100 put a {n} -> done {}@1\n", 30 - n);
+    }
+    text += "c30 110..120 get a -> v30=0 30@1";
     let history = history(&text);
     assert_eq!(witness::check(&history), Decision::Holds);
     assert_eq!(search_keys(&history, STEP_LIMIT)["a"].decision, Decision::Holds);

@@ -45,8 +45,10 @@ pub fn by_key(history: &[Op]) -> BTreeMap<&str, Vec<Timed>> {
             What::Get(_) | What::List(_) => continue,
         };
         let answered = (!op.is_unknown_write()).then_some(op.returned);
+        let hint = op.place().map_or(0, |place| place.index);
         if let Some(step) = step {
-            keys.entry(key).or_default().push(Timed { op: number, called: op.called, answered, step });
+            let timed = Timed { op: number, called: op.called, answered, hint, step };
+            keys.entry(key).or_default().push(timed);
         }
     }
     keys
@@ -71,22 +73,31 @@ impl Judgement {
 
     /// What does not hold, for a reader, with the operations it is about. Empty when all of it does.
     pub fn problems(&self, history: &[Op]) -> Vec<String> {
-        let mut problems = match &self.witness {
-            Decision::Holds => Vec::new(),
-            Decision::Undecided(why) => vec![format!("layer 1 is undecided: {why}")],
-            Decision::Broken(findings) => {
-                findings.iter().take(TOLD_FINDINGS).map(|finding| tell_finding(finding, history)).collect()
-            }
-        };
-        for (key, search) in &self.keys {
-            match &search.decision {
-                Decision::Holds => {}
-                Decision::Undecided(why) => problems.push(format!("layer 2 is undecided on {key}: {why}")),
-                Decision::Broken(stuck) => problems.push(tell_stuck(key, stuck, history)),
-            }
-        }
+        let mut problems = tell_witness(&self.witness, history);
+        problems.extend(tell_searches(&self.keys, history));
         problems
     }
+}
+
+/// What does not hold in layer 1.
+pub fn tell_witness(decision: &Decision<Vec<Finding>>, history: &[Op]) -> Vec<String> {
+    match decision {
+        Decision::Holds => Vec::new(),
+        Decision::Undecided(why) => vec![format!("layer 1 is undecided: {why}")],
+        Decision::Broken(findings) => {
+            findings.iter().take(TOLD_FINDINGS).map(|finding| tell_finding(finding, history)).collect()
+        }
+    }
+}
+
+/// What does not hold in layer 2.
+pub fn tell_searches(keys: &BTreeMap<String, Search>, history: &[Op]) -> Vec<String> {
+    let tell = |(key, search): (&String, &Search)| match &search.decision {
+        Decision::Holds => None,
+        Decision::Undecided(why) => Some(format!("layer 2 is undecided on {key}: {why}")),
+        Decision::Broken(stuck) => Some(tell_stuck(key, stuck, history)),
+    };
+    keys.iter().filter_map(tell).collect()
 }
 
 fn tell_finding(finding: &Finding, history: &[Op]) -> String {

@@ -1,5 +1,6 @@
 //! Layer 2: looks for an order of one key's operations in which every answer fits and nobody overtakes
-//! an operation that had ended before it was called (Wing and Gong, with the cache of Lowe).
+//! an operation that had ended before it was called (Wing and Gong, with the cache of Lowe). It trusts no index, but it
+//! tries first what the indexes say: where they are honest, there is little to undo.
 //!
 //! The search keeps the calls and answers that are not yet ordered in a list, by time. Whatever is called
 //! before the first answer in it may come next: it is tried, taken out, and the search goes on from the
@@ -7,9 +8,9 @@
 //! that led to a state is not searched from again, whatever their order was. And what fits and changes nothing, as most
 //! reads, is taken at once and for good: any order in which it comes later is one with it moved to here.
 //!
-//! Unknown writes have no answer in the list, so they need not happen. They are tried last, and only where what comes
-//! next needs them: one that makes no difference to it could as well be left out. Otherwise each of them would double
-//! the work.
+//! Unknown writes have no answer in the list, so they need not happen. They are tried when what should come next does
+//! not fit, and only where what comes next needs them: one that makes no difference to it could as well be left out.
+//! Otherwise each of them would double the work.
 //!
 //! The search counts its steps and gives up at a limit: a count, not a time, so that a verdict does not depend on the
 //! machine.
@@ -31,6 +32,8 @@ pub struct Timed {
     pub called: Time,
     /// `None` for an unknown write.
     pub answered: Option<Time>,
+    /// Where the answer says that it happened: what is tried first.
+    pub hint: u64,
     pub step: Step,
 }
 
@@ -62,26 +65,19 @@ pub fn search(ops: &[Timed], step_limit: u64) -> Search {
     Search { decision, steps: searcher.steps }
 }
 
-/// Where to look for what comes next: at an entry of the list, or at an unknown write.
+/// What may come next: the operation whose call this entry of the list is, or an unknown write.
 #[derive(Debug, Clone, Copy)]
-enum Cursor {
+enum Choice {
     Entry(usize),
     Unknown(usize),
 }
 
-/// A choice, and what was before it.
-#[derive(Debug, Clone, Copy)]
+/// A choice, what was before it, and what else there was to choose, the best last.
+#[derive(Debug)]
 struct Frame {
-    chosen: Cursor,
+    chosen: Choice,
     before: State,
-    /// It changed nothing, so that there is no need to try anything else in its place.
-    only: bool,
-}
-
-impl Frame {
-    fn is_unknown(&self) -> bool {
-        matches!(self.chosen, Cursor::Unknown(_))
-    }
+    rest: Vec<Choice>,
 }
 
 /// A call or an answer in the list.
@@ -146,107 +142,79 @@ impl<'o> Searcher<'o> {
     }
 
     fn run(&mut self, step_limit: u64) -> Decision<Stuck> {
-        let mut cursor = None;
+        let mut choices = self.choices();
         while self.placed < self.answered.len() {
-            if cursor.is_none()
-                && let Some(free) = self.free_choice(step_limit)
-            {
-                self.take(free, self.state, true);
-                continue;
-            }
-            let from = cursor.unwrap_or(Cursor::Entry(self.list.first()));
-            if let Some((chosen, after)) = self.next_choice(from, step_limit) {
-                self.take(chosen, after, false);
-                cursor = None;
-            } else if self.steps >= step_limit {
+            if self.steps >= step_limit {
                 let (placed, of) = (self.placed, self.answered.len());
                 let reason = format!("gave up after {} steps, {placed} of {of} placed", self.steps);
                 return Decision::Undecided(reason);
-            } else {
-                self.note_stuck();
-                cursor = self.go_back();
-                if cursor.is_none() {
-                    return Decision::Broken(self.best.take().expect("it was just stuck"));
-                }
+            }
+            if let Some((chosen, after)) = self.choose(&mut choices, step_limit) {
+                self.take(chosen, after, choices);
+                choices = self.choices();
+                continue;
+            }
+            self.note_stuck();
+            match self.undo() {
+                Some(rest) => choices = rest,
+                None => return Decision::Broken(self.best.take().expect("it was just stuck")),
             }
         }
         Decision::Holds
     }
 
-    /// Undoes choices up to the last one that could have been another; answers where to look for that.
-    fn go_back(&mut self) -> Option<Cursor> {
-        loop {
-            let frame = self.stack.pop()?;
-            self.undo(frame);
-            if !frame.only {
-                return Some(self.following(frame.chosen));
+    /// Takes the best of `choices` that fits here and was not yet tried from the same point.
+    fn choose(&mut self, choices: &mut Vec<Choice>, step_limit: u64) -> Option<(Choice, State)> {
+        let last = self.stack.last().filter(|last| matches!(last.chosen, Choice::Unknown(_)));
+        let without = last.map(|last| last.before);
+        while self.steps < step_limit {
+            let choice = choices.pop()?;
+            self.steps += 1;
+            let step = self.operation(choice).step;
+            let fits = self.state.after(step);
+            let needed = without.is_none_or(|without| without.after(step) != fits);
+            if let Some(after) = fits.filter(|_| needed) {
+                let changed = matches!(choice, Choice::Unknown(_)).then_some(self.state);
+                self.flip(choice);
+                let is_new = self.tried.insert((self.fingerprint(), after, changed));
+                self.flip(choice);
+                if is_new {
+                    return Some((choice, after));
+                }
             }
         }
+        None
     }
 
-    /// An operation that fits here and changes nothing.
-    fn free_choice(&mut self, step_limit: u64) -> Option<Cursor> {
+    /// All that may come next, the best last: the operation that the indexes put next, then unknown writes, then all else
+    /// that is called before the first answer. Or one alone, when it fits and changes nothing.
+    fn choices(&mut self) -> Vec<Choice> {
+        let mut window: Vec<(u64, usize)> = Vec::new();
         let mut place = self.list.first();
-        while self.steps < step_limit && !self.entries[place].is_answer {
-            let entry = self.entries[place];
+        while let Some(entry) = self.entries.get(place).filter(|entry| !entry.is_answer) {
+            let timed = self.answered[entry.op];
             self.steps += 1;
-            if self.state.after(self.answered[entry.op].step) == Some(self.state) {
-                return Some(Cursor::Entry(place));
+            if self.state.after(timed.step) == Some(self.state) {
+                return vec![Choice::Entry(place)];
             }
+            window.push((timed.hint, place));
             place = self.list.after(place);
         }
-        None
+        window.sort_unstable_by(|a, b| b.cmp(a));
+        let mut choices: Vec<Choice> = window.into_iter().map(|(_, place)| Choice::Entry(place)).collect();
+        let best = choices.pop();
+        let first_answer = self.entries.get(place).map_or(0, |entry| entry.at);
+        let unknown = self.unknown.iter().take_while(|timed| timed.called <= first_answer);
+        let unknown = (0..unknown.count()).rev().map(Choice::Unknown);
+        choices.extend(unknown.filter(|choice| !self.is_taken(*choice)));
+        choices.extend(best);
+        choices
     }
 
-    /// The next operation from `cursor` on that fits here and was not yet tried from the same point.
-    fn next_choice(&mut self, mut cursor: Cursor, step_limit: u64) -> Option<(Cursor, State)> {
-        let without = self.stack.last().filter(|last| last.is_unknown()).map(|last| last.before);
-        while self.steps < step_limit {
-            let timed = self.candidate(cursor)?;
-            if let Some(timed) = timed {
-                self.steps += 1;
-                let fits = self.state.after(timed.step);
-                let needed = without.is_none_or(|without| without.after(timed.step) != fits);
-                if let Some(after) = fits.filter(|_| needed) {
-                    self.flip(cursor);
-                    let is_unknown = matches!(cursor, Cursor::Unknown(_));
-                    let changed = is_unknown.then_some(self.state);
-                    let is_new = self.tried.insert((self.fingerprint(), after, changed));
-                    self.flip(cursor);
-                    if is_new {
-                        return Some((cursor, after));
-                    }
-                }
-            }
-            cursor = self.following(cursor);
-        }
-        None
-    }
-
-    /// What may come next at `cursor`: `None` when there is nothing more, `Some(None)` for a place to pass over.
-    fn candidate(&self, cursor: Cursor) -> Option<Option<&'o Timed>> {
-        match cursor {
-            Cursor::Entry(place) => {
-                let entry = self.entries.get(place)?;
-                Some((!entry.is_answer).then(|| self.answered[entry.op]))
-            }
-            Cursor::Unknown(number) => {
-                let timed = *self.unknown.get(number)?;
-                let first_answer = self.first_answer().at;
-                if timed.called > first_answer {
-                    return None;
-                }
-                Some((!self.is_taken(cursor)).then_some(timed))
-            }
-        }
-    }
-
-    /// Behind the first answer nothing but an unknown write may come next.
-    fn following(&self, cursor: Cursor) -> Cursor {
-        match cursor {
-            Cursor::Entry(place) if self.entries[place].is_answer => Cursor::Unknown(0),
-            Cursor::Entry(place) => Cursor::Entry(self.list.after(place)),
-            Cursor::Unknown(number) => Cursor::Unknown(number + 1),
+    fn operation(&self, choice: Choice) -> &'o Timed {
+        match choice {
+            Choice::Entry(place) => self.answered[self.entries[place].op],
+            Choice::Unknown(number) => self.unknown[number],
         }
     }
 
@@ -259,43 +227,46 @@ impl<'o> Searcher<'o> {
         self.entries[place]
     }
 
-    fn take(&mut self, chosen: Cursor, after: State, only: bool) {
+    fn take(&mut self, chosen: Choice, after: State, rest: Vec<Choice>) {
         self.flip(chosen);
-        self.stack.push(Frame { chosen, before: self.state, only });
+        self.stack.push(Frame { chosen, before: self.state, rest });
         self.state = after;
-        if let Cursor::Entry(place) = chosen {
+        if let Choice::Entry(place) = chosen {
             self.list.take_out(place);
             self.list.take_out(self.answer_of[self.entries[place].op]);
             self.placed += 1;
         }
     }
 
-    fn undo(&mut self, frame: Frame) {
-        self.flip(frame.chosen);
-        self.state = frame.before;
-        if let Cursor::Entry(place) = frame.chosen {
+    /// Undoes the last choice; answers what else there was to choose.
+    fn undo(&mut self) -> Option<Vec<Choice>> {
+        let Frame { chosen, before, rest } = self.stack.pop()?;
+        self.flip(chosen);
+        self.state = before;
+        if let Choice::Entry(place) = chosen {
             // In the reverse order, or the list would not be what it was.
             self.list.put_back(self.answer_of[self.entries[place].op]);
             self.list.put_back(place);
             self.placed -= 1;
         }
+        Some(rest)
     }
 
-    fn bit(&self, cursor: Cursor) -> (usize, u64) {
-        let (first_word, bit) = match cursor {
-            Cursor::Entry(place) => (0, self.entries[place].op),
-            Cursor::Unknown(number) => (self.answered.len().div_ceil(64), number),
+    fn bit(&self, choice: Choice) -> (usize, u64) {
+        let (first_word, bit) = match choice {
+            Choice::Entry(place) => (0, self.entries[place].op),
+            Choice::Unknown(number) => (self.answered.len().div_ceil(64), number),
         };
         (first_word + bit / 64, 1 << (bit % 64))
     }
 
-    fn flip(&mut self, cursor: Cursor) {
-        let (word, mask) = self.bit(cursor);
+    fn flip(&mut self, choice: Choice) {
+        let (word, mask) = self.bit(choice);
         self.taken[word] ^= mask;
     }
 
-    fn is_taken(&self, cursor: Cursor) -> bool {
-        let (word, mask) = self.bit(cursor);
+    fn is_taken(&self, choice: Choice) -> bool {
+        let (word, mask) = self.bit(choice);
         self.taken[word] & mask != 0
     }
 
@@ -313,10 +284,7 @@ impl<'o> Searcher<'o> {
         if self.best.as_ref().is_some_and(|best| best.placed >= self.placed) {
             return;
         }
-        let op = |frame: &Frame| match frame.chosen {
-            Cursor::Entry(place) => self.answered[self.entries[place].op].op,
-            Cursor::Unknown(number) => self.unknown[number].op,
-        };
+        let op = |frame: &Frame| self.operation(frame.chosen).op;
         let from = self.stack.len().saturating_sub(SHOWN_STEPS);
         self.best = Some(Stuck {
             placed: self.placed,

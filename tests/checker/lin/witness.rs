@@ -238,15 +238,23 @@ impl<'h> Replay<'h> {
         }
     }
 
-    /// Keeps unknown writes that were seen by their value from standing in for others.
+    /// Keeps unknown writes that were seen by their value from standing in for others. They have happened, so the
+    /// versions that their conditions name were there.
     fn reserve(&mut self) {
-        for (index, (key, value, _)) in &self.seen {
+        let mut named: Vec<(usize, &'h str, u64)> = Vec::new();
+        for (index, (key, value, seer)) in &self.seen {
             let Some(value) = value else { continue };
             let puts_it = |number: &&usize| self.write(**number).change == Change::Put(*value);
             let mut writers = self.keys[key].unknown.iter().filter(puts_it);
             if let (Some(writer), None) = (writers.next(), writers.next()) {
                 self.reserved.entry(*writer).or_insert(*index);
+                if let Condition::VersionIs(version) = self.write(*writer).condition {
+                    named.push((*seer, key, version));
+                }
             }
+        }
+        for (seer, key, version) in named {
+            self.note_version(seer, key, version, None);
         }
     }
 
