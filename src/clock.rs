@@ -31,3 +31,25 @@ fn read(id: ClockId) -> Instant {
     let nanos = u64::try_from(t.tv_nsec).unwrap_or(0);
     Instant(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of itself, which goes on in suspend too. Cut to hundredths of a second.
+    fn uptime() -> Instant {
+        let text = std::fs::read_to_string("/proc/uptime").expect("a mounted /proc");
+        let number = text.split_whitespace().next().expect("the uptime comes first");
+        let (seconds, hundredths) = number.split_once('.').expect("with two decimals");
+        let of = |digits: &str| digits.parse::<u64>().expect("digits");
+        Instant((of(seconds) * 100 + of(hundredths)) * 10_000_000)
+    }
+
+    /// R8: no setting of the wall clock moves it.
+    #[test]
+    fn the_clock_is_that_of_the_boot() {
+        let cut = |at: Instant| Instant(at.0 / 10_000_000 * 10_000_000);
+        let (before, between, after) = (now(), uptime(), now());
+        assert!(cut(before) <= between && between <= cut(after), "{before:?} {between:?} {after:?}");
+    }
+}

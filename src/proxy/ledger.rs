@@ -246,6 +246,19 @@ mod tests {
         assert!(received.is_empty());
     }
 
+    /// M19: admitted in one term, and about to leave in another.
+    #[tokio::test]
+    async fn a_gate_that_opened_for_another_term_lets_no_byte_out() {
+        let (picture, board) = open_board();
+        let permit = Permit { board: Arc::clone(&board), route: 0, term: Term(7) };
+        assert!(permit.holds(), "admitted");
+        let next = Leadership { term: Term(9), fence: Some(Term(9)), ..leading() };
+        picture.send_replace(Arc::new(next.clone()));
+        board.turn(0, |gate| gate.on_leadership(&next, clock::now()));
+        assert_eq!(board.admit(0, clock::now()), Admit::Admit(Term(9)), "the gate is open again");
+        assert!(!permit.holds(), "for those who are admitted now");
+    }
+
     #[tokio::test]
     async fn a_request_that_has_begun_is_written_to_its_end() {
         let (picture, board) = open_board();

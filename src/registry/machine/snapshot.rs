@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{ChangeRecord, FenceRecord, InvitationRecord, LeaderRecord, Machine, Value};
-use crate::ids::{LogId, LogIndex, NodeId};
+use crate::ids::{LogId, NodeId};
 use crate::raft::entry::Membership;
 use crate::registry::command::Member;
 use crate::registry::digest::Digest;
@@ -51,11 +51,6 @@ enum Record {
         node: NodeId,
         record: InvitationRecord,
     },
-    /// Who was a member, and the entry that left it out.
-    Removed {
-        node: NodeId,
-        at: LogIndex,
-    },
 }
 
 /// Why bytes are no state.
@@ -89,9 +84,6 @@ impl Machine {
         put(&Record::Membership(self.membership.clone()))?;
         for member in self.members.values() {
             put(&Record::Member(member.clone()))?;
-        }
-        for (node, at) in &self.removed {
-            put(&Record::Removed { node: *node, at: *at })?;
         }
         for leader in &self.leaders {
             put(&Record::Leader(*leader))?;
@@ -218,10 +210,6 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
             within(machine.members.len(), limits::MEMBERS)?;
             machine.members.insert(member.id, member);
         }
-        Record::Removed { node, at } => {
-            within(machine.removed.len(), limits::REMOVED)?;
-            machine.removed.insert(node, at);
-        }
         Record::Leader(leader) => {
             within(machine.leaders.len(), limits::LEADERS)?;
             machine.leaders.push_back(leader);
@@ -259,7 +247,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ids::Term;
+    use crate::ids::{LogIndex, NodeId, Term};
     use crate::raft::entry::{Entry, Payload};
     use crate::registry::command::{Command, Condition, Goal, Intent, Invitation, Op, RequestName, Standing};
 
@@ -319,6 +307,17 @@ mod tests {
             assert_eq!((back.byte_count(), back.key_count()), (machine.byte_count(), machine.key_count()));
             assert!(back.change("k").is_some() && back.invitation(NodeId(4)).is_some());
         }
+    }
+
+    /// What an earlier entry has settled must stay settled, whoever answers after an installation.
+    #[test]
+    fn a_state_that_comes_back_still_knows_its_fences() {
+        let machine = state(1);
+        let fences = |machine: &Machine| machine.fences.clone();
+        assert_eq!(fences(&machine).len(), 1);
+        let back = decode(&bytes(&machine), 64).unwrap();
+        assert_eq!(fences(&back), fences(&machine));
+        assert_eq!((back.leaders, back.members), (machine.leaders, machine.members));
     }
 
     /// SN-3.
