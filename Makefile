@@ -8,8 +8,9 @@ KILLS ?= 200
 ROUNDS ?= 100
 NODES ?= 3
 FAULT ?=
+ONLY ?=
 
-.PHONY: help tools fmt lint unit seeds test sim chaos lin geo bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin bench-failover bench-registry bench-proxy deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,14 +38,14 @@ deny: ## licences, bans, sources and known vulnerabilities of the dependencies
 sim: ## SEEDS=1..20001     the simulator over these seeds
 	SEEDS=$(SEEDS) cargo test --locked --release --test sim runs_many_seeds -- --ignored --nocapture
 
+mutants: ## ONLY=M08a,N2a       known bugs, put back one at a time: is each found?
+	ONLY=$(ONLY) cargo test --locked --test mutants every_known_bug_is_found -- --ignored --nocapture
+
 chaos: tools ## ROUNDS=100 NODES=3 FAULT=      real processes through rounds of each fault
 	ROUNDS=$(ROUNDS) NODES=$(NODES) FAULT=$(FAULT) cargo test --locked --release --test chaos campaign -- --ignored --nocapture --test-threads 1
 
 lin: tools ## ROUNDS=100 FAULT=      registry clients through rounds of each fault, their histories judged
 	ROUNDS=$(ROUNDS) FAULT=$(FAULT) cargo test --locked --release --test chaos rounds_of_registry_histories -- --ignored --nocapture
-
-geo: ## commit and failover times of placements over regions, simulated
-	cargo test --locked --test geo table -- --ignored --nocapture
 
 bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
 	KILLS=$(KILLS) cargo bench --locked --bench failover

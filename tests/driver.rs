@@ -103,7 +103,6 @@ impl Plan<'_> {
                 metrics: metrics.clone(),
             },
             metrics,
-            preferred_zone: None,
             seed: 7,
         }
     }
