@@ -20,6 +20,7 @@
 //! | `propose 1 x`, `read 1`, `transfer 1 [2]` | requests; tickets count from 1 |
 //! | `join 4` | starts node 4, for the first time or with a new data directory, without any member |
 //! | `member 1 add 4 remove 3` | asks node 1 for a change: `add 4 [incarnation]`, `promote`, `demote`, `remove` |
+//! | `fill 1 500` | 500 proposals, without a trace |
 //! | `stall 1`, `unstall 1`, `suspect 1` | the disk stalls; the clock is doubtful |
 //! | `view [1]`, `log` | what nodes show; the logs side by side |
 
@@ -111,6 +112,7 @@ impl Cluster {
             "snapshot" => self.snapshot(number(rest, 0)?)?,
             "forget" => self.host(number(rest, 0)?)?.contents.clear(),
             "propose" => self.propose(number(rest, 0)?, rest.get(1).copied().unwrap_or_default())?,
+            "fill" => self.fill(number(rest, 0)?, number(rest, 1)?)?,
             "read" => self.request(number(rest, 0)?, |ticket| Input::Read { ticket })?,
             "transfer" => {
                 let to = rest.get(1).map(|_| number(rest, 1)).transpose()?.map(NodeId);
@@ -437,6 +439,12 @@ impl Cluster {
     fn propose(&mut self, id: u64, text: &str) -> Done {
         let command = text.to_owned().into_bytes().into();
         self.request(id, |ticket| Input::Propose { ticket, command })
+    }
+
+    fn fill(&mut self, id: u64, count: u64) -> Done {
+        (0..count).try_for_each(|_| self.propose(id, "x"))?;
+        self.out.clear();
+        Ok(())
     }
 
     fn request(&mut self, id: u64, input: impl FnOnce(Ticket) -> Input) -> Done {
