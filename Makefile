@@ -10,7 +10,7 @@ NODES ?= 3
 FAULT ?=
 ONLY ?=
 
-.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin geo bench-failover bench-registry bench-proxy deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos: tools ## ROUNDS=100 NODES=3 FAULT=      real processes through rounds of 
 
 lin: tools ## ROUNDS=100 FAULT=      registry clients through rounds of each fault, their histories judged
 	ROUNDS=$(ROUNDS) FAULT=$(FAULT) cargo test --locked --release --test chaos rounds_of_registry_histories -- --ignored --nocapture
+
+geo: ## commit and failover times of placements over regions, simulated
+	cargo test --locked --test geo table -- --ignored --nocapture
 
 bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
 	KILLS=$(KILLS) cargo bench --locked --bench failover

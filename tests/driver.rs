@@ -103,6 +103,7 @@ impl Plan<'_> {
                 metrics: metrics.clone(),
             },
             metrics,
+            preferred_zone: None,
             seed: 7,
         }
     }

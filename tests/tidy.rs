@@ -107,6 +107,19 @@ fn every_rule_of_the_specification_is_cited_by_code_and_by_a_test() {
 }
 
 #[test]
+fn scenarios_name_their_tests() {
+    let page = std::fs::read_to_string(root().join("docs/scenarios.md")).expect("the page of scenarios");
+    let scripts = texts("tests/scripts", "txt").into_iter();
+    let scripts: Vec<String> = scripts
+        .filter_map(|(path, _)| Some(path.rsplit_once('/')?.1.strip_suffix(".txt")?.to_owned()))
+        .collect();
+    hold(
+        &laws::scenarios_name_their_tests(&page, &everything(), &scripts),
+        "a scenario names the tests that play it, by the function or the script, or says why there is none",
+    );
+}
+
+#[test]
 fn no_test_sleeps_to_be_right() {
     hold(
         &laws::tests_do_not_sleep(&everything()),
@@ -271,6 +284,17 @@ mod samples {
         let src = [Source::new("src/ids.rs", "/// L3")];
         assert!(laws::rules_are_cited(&row, &src, &["vote".to_owned()]).is_empty());
         assert_eq!(laws::rules_are_cited(&row, &src, &["vot".to_owned()]).len(), 1);
+    }
+
+    #[test]
+    fn scenarios_without_a_test() {
+        let files = [Source::new("tests/x.rs", "fn shows_it() {}")];
+        let told = |row: &str| laws::scenarios_name_their_tests(row, &files, &["script".to_owned()]).len();
+        assert_eq!(told("| A1 | name | `shows_it`, `script` | |"), 0);
+        assert_eq!(told("| A1 | name | none | impossible here |"), 0);
+        assert_eq!(told("| A1 | name | none | |"), 1);
+        assert_eq!(told("| A1 | name | `shows_i`, `shows_it` | |"), 1);
+        assert_eq!(told("| A1 | name |"), 1);
     }
 
     #[test]

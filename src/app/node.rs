@@ -12,7 +12,6 @@ use std::sync::{Arc, OnceLock};
 
 use rand::random;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::answers::ResourceStatus;
@@ -48,7 +47,7 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
     reload::follow(config.tls.clone(), credentials.clone(), metrics.clone())?;
     let (running, incarnation) = start_loop(&config, &credentials, &metrics)?;
     let handle = running.handle.clone();
-    let (proxy, api) = start_edges(&config, &credentials, &metrics, &handle, incarnation)?;
+    let (proxy, api) = start_edges(&config, &credentials, &metrics, &running, incarnation)?;
     let listener = TcpListener::bind(config.listen.api).await;
     let listener = listener.map_err(|e| {
         format!("cannot listen on {} for the API: {e}; is another process using it?", config.listen.api)
@@ -89,6 +88,7 @@ fn start_loop(
             metrics: metrics.clone(),
         },
         metrics: metrics.clone(),
+        preferred_zone: config.preferred_zone.clone(),
         seed: random(),
     };
     Ok((run::start(parts, end_process)?, incarnation))
@@ -105,13 +105,13 @@ fn start_edges(
     config: &NodeConfig,
     credentials: &Credentials,
     metrics: &Metrics,
-    handle: &Handle,
+    running: &Running,
     incarnation: u64,
 ) -> Result<(Proxy, Api), Box<dyn Error>> {
     // The proxy carries other nodes' API calls to the API, which itself calls out through the
     // proxy: the cell closes that circle once both are there.
     let cell = Arc::new(OnceLock::new());
-    let (_, members) = watch::channel(addresses(&config.members, |member| &member.hop));
+    let (handle, members) = (&running.handle, running.hops.clone());
     let proxy = Proxy::start(ProxyConfig {
         node: config.id(),
         cluster: config.cluster.clone(),

@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub tls: TlsFiles,
     /// The core's timing and limits; it names this node.
     pub raft: Config,
+    /// Where leadership should be; handed over to a voter there when one is as good.
+    pub preferred_zone: Option<String>,
     /// The resources, in the order of the file.
     pub routes: Vec<Route>,
     /// What calls that change something must carry.
@@ -75,6 +77,7 @@ impl NodeConfig {
             "election_timeout_ms": [ms(raft.election_timeout_min), ms(raft.election_timeout_max)],
             "clock_drift_ppm": raft.clock_drift_ppm,
             "lease_reads": raft.lease_reads,
+            "preferred_zone": self.preferred_zone,
             "routes": self.routes.iter().map(|route| serde_json::json!({
                 "name": route.name,
                 "fence": route.fence.name(),
@@ -112,7 +115,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
     let listen = read_listen(root, member.as_ref(), auth.is_some());
     let expected = own.id.zip(cluster.name.as_deref()).map(|(id, name)| Identity::of_node(name, id));
     let tls = files::tls(root, "node-1", |found| expected.and_then(|expected| other_node(expected, found)));
-    let raft = read_raft(root, own.id.unwrap_or(NodeId::ZERO));
+    let (raft, preferred_zone) = read_raft(root, own.id.unwrap_or(NodeId::ZERO));
     let routes = read_routes(root, raft.lease_reads);
     let (id, members) = (own.id?, cluster.members?);
     let zone = own.zone.or(member?.zone);
@@ -124,6 +127,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
         listen: listen?,
         tls: tls?,
         raft,
+        preferred_zone,
         routes,
         token: auth.and_then(|auth| auth.token),
     })
@@ -300,9 +304,13 @@ fn read_listen(root: &mut Section<'_>, member: Option<&Member>, has_auth: bool) 
     Some(Listen { peer: peer?, hop: hop?, proxy: proxy?, api: api? })
 }
 
-fn read_raft(root: &mut Section<'_>, id: NodeId) -> Config {
+fn read_raft(root: &mut Section<'_>, id: NodeId) -> (Config, Option<String>) {
     let mut raft = root.section("raft");
-    let mut config = Config::new(id);
+    let mut config = match raft.optional("profile", value::profile) {
+        Some(value::Profile::Wan) => Config::wan(id),
+        Some(value::Profile::Lan) | None => Config::new(id),
+    };
+    let preferred_zone = raft.optional("preferred_zone", value::name);
     if let Some(interval) = raft.optional("heartbeat_interval_ms", value::millis) {
         config.heartbeat_interval = interval;
     }
@@ -322,7 +330,7 @@ fn read_raft(root: &mut Section<'_>, id: NodeId) -> Config {
     for text in config.problems() {
         root.error("raft", text);
     }
-    config
+    (config, preferred_zone)
 }
 
 fn read_routes(root: &mut Section<'_>, lease_reads: bool) -> Vec<Route> {

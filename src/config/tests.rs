@@ -26,6 +26,22 @@ fn replaced(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn a_profile_sets_the_timing_and_single_keys_stand_above_it() {
+    let with = |lines: &str| replaced("[raft]\n", &format!("[raft]\n{lines}\n"));
+    let bare = with("profile = \"wan\"\npreferred_zone = \"eu-1\"");
+    let timing = ["heartbeat_interval_ms", "election_timeout_ms", "lease_margin_ms"];
+    let is_timing = |line: &&str| timing.iter().any(|key| line.starts_with(key));
+    let bare: Vec<&str> = bare.lines().filter(|line| !is_timing(line)).collect();
+    let bare = bare.join("\n");
+    let config = node(&bare, &[]).unwrap().config;
+    assert_eq!(config.raft, crate::raft::config::Config::wan(NodeId(1)));
+    assert_eq!(config.preferred_zone.as_deref(), Some("eu-1"));
+    let faster = node(&with("profile = \"wan\""), &[]).unwrap().config.raft;
+    assert_eq!(faster.heartbeat_interval, Duration::from_millis(50));
+    assert_eq!(complaints(&with("profile = \"moon\""), &[]).0, ["raft.profile"]);
+}
+
+#[test]
 fn the_reference_file_of_a_node_is_right() {
     let Checked { config, warnings } = node(NODE, &[]).unwrap();
     assert_eq!(warnings, []);

@@ -54,6 +54,23 @@ pub(super) fn endpoint(given: Given) -> Result<String, String> {
     }
 }
 
+/// Defaults for the distances between the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// One region.
+    Lan,
+    /// Several.
+    Wan,
+}
+
+pub(super) fn profile(given: Given) -> Result<Profile, String> {
+    match given.text()?.as_str() {
+        "lan" => Ok(Profile::Lan),
+        "wan" => Ok(Profile::Wan),
+        other => Err(format!("{other:?} must be \"lan\" (one region) or \"wan\" (several)")),
+    }
+}
+
 /// A name that fits into a certificate, a metric label and a structured field as a token.
 pub(super) fn name(given: Given) -> Result<String, String> {
     let text = given.text()?;

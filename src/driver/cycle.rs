@@ -14,7 +14,7 @@
 //! persist, then send, then answer. A lease is so dead in every reader's eyes before the message
 //! leaves that lets another node be elected (R4).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -274,6 +274,11 @@ impl Cycle {
     /// The picture that the edges decide by.
     pub fn leadership(&self) -> Leadership {
         self.node.leadership()
+    }
+
+    /// Whom the core talks to.
+    pub fn correspondents(&self) -> BTreeSet<NodeId> {
+        self.node.correspondents()
     }
 
     /// The applied state.

@@ -14,14 +14,18 @@
 //! | `keeper` | the thread for the content of snapshots |
 //! | `fatal` | why the loop ends by itself, and who is told |
 //! | `pending` | who waits, by ticket |
+//! | `directory` | who is where, for the mesh and the hop |
+//! | `preference` | leadership goes to the preferred zone |
 //! | `observe` | counts, logs, and distrusts the clock |
 //! | `handle` | the only door from the edges to the loop |
 
 pub mod cycle;
+mod directory;
 pub mod fatal;
 pub mod handle;
 mod inbox;
 pub mod keeper;
 mod observe;
 mod pending;
+pub mod preference;
 pub mod run;

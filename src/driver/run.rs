@@ -9,20 +9,24 @@
 //! [`cycle`](crate::driver::cycle) demands: publish, persist, send, answer.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::driver::cycle::{Cycle, Output};
+use crate::driver::directory::Directory;
 use crate::driver::fatal::{Alarm, Fatal, guarded};
 use crate::driver::handle::{Handle, QUEUE_LIMIT, Request};
 use crate::driver::inbox::{Event, Inbox};
 use crate::driver::keeper::Keeper;
 use crate::driver::observe::Observer;
 use crate::driver::pending::{Caller, Pending};
+use crate::driver::preference::Preference;
 use crate::fencing::leadership::Leadership;
+use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::raft::config::Config;
 use crate::raft::effect::Input;
@@ -59,6 +63,8 @@ pub struct Parts {
     pub peers: PeerConfig,
     /// Where everything is counted.
     pub metrics: Metrics,
+    /// The zone where leadership should be.
+    pub preferred_zone: Option<String>,
     /// Seeds the election timeouts.
     pub seed: u64,
 }
@@ -68,6 +74,8 @@ pub struct Parts {
 pub struct Running {
     /// The door to it.
     pub handle: Handle,
+    /// Where the members listen for the hop.
+    pub hops: watch::Receiver<BTreeMap<NodeId, String>>,
     stop: oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -97,6 +105,7 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
     let first = Arc::new(Leadership::unknown(parts.config.id));
     let (published, leadership) = watch::channel(first);
     let handle = Handle::new(parts.config.id, requests, leadership, Arc::clone(&machine));
+    let (directory, hops) = Directory::new();
     let (stop, stopped) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
     let alarm = Alarm::new(on_fatal);
@@ -106,7 +115,7 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let alarm = alarm.clone();
-                let edges = Edges { machine, published, requests: requests_in, stopped };
+                let edges = Edges { machine, published, requests: requests_in, directory, stopped };
                 let node = Loop::assemble(parts, snapshots, edges, alarm).await?;
                 runs.set(true);
                 let _ = ready.send(Ok(()));
@@ -121,7 +130,7 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
         }
     })?;
     match started.recv() {
-        Ok(Ok(())) => Ok(Running { handle, stop, thread }),
+        Ok(Ok(())) => Ok(Running { handle, hops, stop, thread }),
         Ok(Err(fatal)) => Err(fatal),
         Err(_) => Err(Fatal::Lost("the consensus thread")),
     }
@@ -132,6 +141,7 @@ struct Edges {
     machine: Arc<RwLock<Machine>>,
     published: watch::Sender<Arc<Leadership>>,
     requests: mpsc::Receiver<Request>,
+    directory: Directory,
     stopped: oneshot::Receiver<()>,
 }
 
@@ -142,6 +152,8 @@ struct Loop {
     net: PeerNet,
     pending: Pending,
     observer: Observer,
+    directory: Directory,
+    preference: Option<Preference>,
     published: watch::Sender<Arc<Leadership>>,
     inbox: Inbox,
     /// How old the oldest write may be before the disk counts as stalled.
@@ -156,7 +168,7 @@ impl Loop {
         edges: Edges,
         alarm: Alarm<impl Fn(Fatal) + Clone + Send + 'static>,
     ) -> Result<Self, Fatal> {
-        let Edges { machine, published, requests, stopped } = edges;
+        let Edges { machine, published, requests, directory, stopped } = edges;
         let (inbound_out, arrivals) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
@@ -171,6 +183,7 @@ impl Loop {
         let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
         let pending = Pending::new(parts.config.max_pending_reads);
         let stall_limit = parts.config.election_timeout_max / 2;
+        let preference = parts.preferred_zone.map(|zone| Preference::new(zone, &parts.config));
         let observer = Observer::new(parts.metrics, &parts.config);
         let node = Node::new(parts.config, boot, parts.seed, clock::now());
         Ok(Self {
@@ -180,6 +193,8 @@ impl Loop {
             net,
             pending,
             observer,
+            directory,
+            preference,
             published,
             inbox: Inbox::new(requests, arrivals, durable, snapshots_done, stopped),
             stall_limit,
@@ -209,6 +224,7 @@ impl Loop {
                 // Read anew: a heartbeat must not count as heard before it was sent (L-2).
                 self.feed(clock::now(), event);
             }
+            self.prefer(clock::now());
             let output = self.cycle.drain(clock::now());
             self.carry_out(output)?;
         }
@@ -273,6 +289,24 @@ impl Loop {
         }
     }
 
+    /// Leadership goes to the preferred zone. What becomes of the attempt is seen at the next look.
+    fn prefer(&mut self, now: Instant) {
+        let Some(preference) = &mut self.preference else { return };
+        if !preference.is_due(now) {
+            return;
+        }
+        let view = self.cycle.view();
+        let machine = self.cycle.machine().read().unwrap_or_else(PoisonError::into_inner);
+        let to = preference.turn(now, &view, |node| machine.member(node)?.zone.as_deref());
+        drop(machine);
+        let Some(to) = to else { return };
+        tracing::info!(%to, "leadership is handed over to the preferred zone");
+        let (reply, _) = oneshot::channel();
+        if let Some(ticket) = self.pending.register(Caller::Transfer(reply)) {
+            self.cycle.feed(now, Input::Transfer { ticket, to: Some(to) });
+        }
+    }
+
     /// A leader whose disk stalls must not be kept alive by its heartbeats (L9).
     fn watch_disk(&mut self, now: Instant) {
         let oldest = self.writer.oldest_outstanding();
@@ -285,6 +319,9 @@ impl Loop {
     }
 
     fn carry_out(&mut self, output: Output) -> Result<(), Fatal> {
+        if let Some(roster) = self.directory.turn(&self.cycle) {
+            self.net.set_roster(&roster);
+        }
         self.publish();
         for persist in output.persist {
             self.writer.push(persist);

@@ -83,6 +83,20 @@ impl Config {
         }
     }
 
+    /// The defaults for members in several regions, up to about 200 ms of round trip apart. A heartbeat
+    /// interval holds a round trip, so that an answer is due before the next beat; an election timeout
+    /// holds four of them, so that a lost one or two starts no election; and both bounds together keep
+    /// an election, with its two round trips, under 5 s (M1).
+    pub fn wan(id: NodeId) -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(250),
+            election_timeout_min: Duration::from_millis(1000),
+            election_timeout_max: Duration::from_millis(2000),
+            lease_margin: Duration::from_millis(20),
+            ..Self::new(id)
+        }
+    }
+
     /// Everything that is wrong with the parameters, in words for the operator.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -220,6 +220,14 @@ impl Core {
         (self.now + wait).max(self.promised.end())
     }
 
+    /// When to campaign again after a split vote: at a random moment (L14), but
+    /// without the wait for a leader, because this node knows that there is none.
+    pub fn retry_deadline(&mut self) -> Instant {
+        let spread = self.config.election_timeout_max.saturating_sub(self.config.election_timeout_min);
+        let wait = self.rng.between(Duration::ZERO, spread);
+        (self.now + wait).max(self.promised.end())
+    }
+
     /// Moves to a higher term. The only place that clears the vote (V3).
     pub fn adopt_term(&mut self, term: Term) {
         assert!(term > self.term(), "a term never falls");

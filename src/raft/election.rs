@@ -62,6 +62,8 @@ pub(super) struct Candidate {
     settled: BTreeSet<NodeId>,
     /// When to give up and ask anew.
     pub deadline: Instant,
+    /// Whether a voter has given its vote to another candidate: a split vote.
+    split: bool,
     /// When to ask those again who have not granted: messages get lost, promises run out.
     pub ask_again: Instant,
     /// What must be durable before the own vote counts.
@@ -90,6 +92,7 @@ impl Candidate {
             granted: BTreeSet::from([core.id()]),
             settled: BTreeSet::from([core.id()]),
             deadline: core.election_deadline(),
+            split: false,
             ask_again: core.now + core.config.heartbeat_interval,
             candidacy: core.candidacy_io(),
             release,
@@ -113,9 +116,13 @@ impl Candidate {
         }
     }
 
-    /// Asks again if it is time to.
+    /// Asks again if it is time to. L14: if the vote is split, and everybody had time to answer, the next
+    /// round begins soon instead of after another election timeout.
     pub fn on_timeout(&mut self, core: &mut Core) {
         if core.now >= self.ask_again {
+            if std::mem::take(&mut self.split) {
+                self.deadline = self.deadline.min(core.retry_deadline());
+            }
             self.ask_again = core.now + core.config.heartbeat_interval;
             self.ask(core);
         }
@@ -129,6 +136,7 @@ impl Candidate {
         if response.vote_granted {
             self.granted.insert(from);
         }
+        self.split |= !self.ballot.pre_vote && response.refusal == Some(VoteRefusal::AlreadyVoted);
         let for_good = matches!(response.refusal, Some(VoteRefusal::AlreadyVoted | VoteRefusal::LogBehind));
         if response.vote_granted || (for_good && !self.ballot.pre_vote) {
             self.settled.insert(from);

@@ -1,6 +1,6 @@
 //! One node: what every role shares, and the role. The only place where a role changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::Lease;
@@ -119,6 +119,14 @@ impl Node {
     /// The current term.
     pub const fn term(&self) -> Term {
         self.core.term()
+    }
+
+    /// Whom this node talks to: the members by the membership in force and, at a leader, who is still being
+    /// told that it was left out (MC-6).
+    pub fn correspondents(&self) -> BTreeSet<NodeId> {
+        let mut all = self.core.membership().members();
+        all.extend(self.as_leader().into_iter().flat_map(|leader| leader.peers.keys()));
+        all
     }
 
     /// The last applied entry.

@@ -16,6 +16,8 @@ pub const KEYS: usize = 1_000_000;
 pub const FENCES: usize = 10_000;
 /// Members whose addresses are remembered: seven voters, learners, and those that left.
 pub const MEMBERS: usize = 64;
+/// Former members that are remembered as removed.
+pub const REMOVED: usize = 256;
 /// Bytes of one address or zone of a member: a DNS name has at most 253 and a port.
 pub const ADDRESS_BYTES: usize = 300;
 /// Changes of the members whose requests are remembered: whoever asks again does so within minutes, and

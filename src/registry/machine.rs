@@ -87,6 +87,10 @@ pub struct Machine {
     /// Addresses from the log; they stand above the configured ones.
     members: BTreeMap<NodeId, Member>,
     membership: Membership,
+    /// Who was a member and is none any more, and the entry that says so.
+    removed: BTreeMap<NodeId, LogIndex>,
+    /// How often addresses or members have changed in this life: no part of the replicated state.
+    roster_version: u64,
     leaders: VecDeque<LeaderRecord>,
     fences: BTreeMap<String, FenceRecord>,
     /// The last changes of the members that were asked for by name, oldest first.
@@ -106,6 +110,8 @@ impl Machine {
             configured: configured.into_iter().map(|m| (m.id, m)).collect(),
             members: BTreeMap::new(),
             membership: Membership::default(),
+            removed: BTreeMap::new(),
+            roster_version: 0,
             leaders: VecDeque::new(),
             fences: BTreeMap::new(),
             changes: VecDeque::new(),
@@ -240,6 +246,7 @@ impl Machine {
                 m.voters.iter().for_each(|node| self.digest.number(node.0));
                 m.voters_old.iter().flatten().for_each(|node| self.digest.number(node.0));
                 m.learners.iter().for_each(|node| self.digest.number(node.0));
+                m.incarnations.values().for_each(|incarnation| self.digest.number(*incarnation));
             }
             Payload::Command(bytes) => self.digest.bytes(bytes),
         }
@@ -299,7 +306,7 @@ impl Machine {
     /// The state of `fetched`, with the addresses that this node is configured with.
     pub fn replace(&mut self, fetched: Self) {
         let configured = std::mem::take(&mut self.configured);
-        *self = Self { configured, ..fetched };
+        *self = Self { configured, roster_version: self.roster_version + 1, ..fetched };
     }
 
     /// Where one member can be reached.
@@ -310,6 +317,16 @@ impl Machine {
     /// The last membership that was applied; empty before the first.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// Who was a member and is none any more, and the entry that says so.
+    pub fn removed(&self) -> &BTreeMap<NodeId, LogIndex> {
+        &self.removed
+    }
+
+    /// Another number whenever addresses or members have changed; of no meaning outside of this process.
+    pub const fn roster_version(&self) -> u64 {
+        self.roster_version
     }
 
     /// The last leaders, oldest first.

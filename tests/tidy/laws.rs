@@ -354,6 +354,34 @@ pub fn rules_are_cited(pages: &[(String, String)], files: &[Source], scripts: &[
     broken
 }
 
+/// The rows of `docs/scenarios.md`: each names tests that there are, or says why it has none. The cells are the id,
+/// the scenario, the tests and a remark.
+pub fn scenarios_name_their_tests(page: &str, files: &[Source], scripts: &[String]) -> Vec<String> {
+    let exists = |name: &str| {
+        let function = format!("fn {name}(");
+        scripts.iter().any(|script| script == name) || files.iter().any(|file| file.code.contains(&function))
+    };
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| id") && !line.starts_with("| #"));
+    let mut broken = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [id, _, tests, remark] = cells.as_slice() else {
+            broken.push(format!("{row}: not four cells"));
+            continue;
+        };
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() && remark.is_empty() {
+            broken.push(format!("{id}: no test, and no reason"));
+        }
+        broken.extend(
+            names.iter().filter(|name| !exists(name)).map(|name| format!("{id}: there is no {name}")),
+        );
+    }
+    broken
+}
+
 pub fn tests_do_not_sleep(files: &[Source]) -> Vec<String> {
     let mut broken = Vec::new();
     for file in files.iter().filter(|file| !file.path.starts_with("benches/")) {

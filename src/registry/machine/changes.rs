@@ -43,7 +43,9 @@ impl Machine {
         // A request that was good for one stay must not bring its member back after the next removal.
         let left = |node: &NodeId| self.membership.contains(*node) && !membership.contains(*node);
         self.invitations.retain(|node, _| !left(node));
+        self.remember_removed(at, membership);
         self.membership = membership.clone();
+        self.roster_version += 1;
         if membership.is_joint() {
             return;
         }
@@ -120,7 +122,20 @@ impl Machine {
             }
         }
         self.members.insert(member.id, member);
+        self.roster_version += 1;
         Ok(id.index)
+    }
+
+    /// Whoever is left out is remembered, so that it can be told when it comes back. A first configuration is
+    /// no entry; but its voters are in the joint membership that precedes the first without one of them.
+    fn remember_removed(&mut self, at: LogIndex, membership: &Membership) {
+        let left_out = |node: &NodeId| !membership.contains(*node);
+        self.removed.extend(self.membership.members().into_iter().filter(left_out).map(|node| (node, at)));
+        self.removed.retain(|node, _| left_out(node));
+        while self.removed.len() > limits::REMOVED {
+            let oldest = self.removed.iter().min_by_key(|(_, at)| **at).map(|(node, _)| *node);
+            oldest.map(|node| self.removed.remove(&node));
+        }
     }
 
     /// Where somebody was who has left is of use only for a while.
@@ -315,6 +330,21 @@ mod tests {
         assert!(matches!(run.invite(100, 19, 29), Answer::Done { .. }));
         assert!(matches!(run.invite(4, 20, 30), Answer::Done { .. }));
         assert!(run.0.invitation(NodeId(101)).is_none() && run.0.invitation(NodeId(100)).is_some());
+    }
+
+    /// Whoever is left out is remembered until it is a member again, also by a copy of the state.
+    #[test]
+    fn who_was_removed_is_remembered() {
+        let mut state = Run::new();
+        let old = voters(&[1, 2, 3]).voters;
+        state.enter(Membership { voters_old: Some(old), ..voters(&[1, 2]) });
+        assert!(state.0.removed().is_empty(), "it still votes in the old half");
+        let version = state.0.roster_version();
+        state.enter(voters(&[1, 2]));
+        assert_eq!(state.0.removed().keys().copied().collect::<Vec<_>>(), [NodeId(3)]);
+        assert!(state.0.roster_version() > version);
+        state.enter(Membership { learners: voters(&[3]).voters, ..voters(&[1, 2]) });
+        assert!(state.0.removed().is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ impl Machine {
     /// - keys, with their versions, and fences stay (DR-4): clients and backends remember them;
     /// - who led is history, and stays;
     /// - addresses go: those of the new members are configured;
+    /// - old members that are none of the new ones count as removed;
     /// - changes of the old members and invitations among them go.
     ///
     /// # Panics
@@ -30,7 +31,9 @@ impl Machine {
             bytes,
             configured: _,
             members: _,
-            membership: _,
+            membership: old,
+            mut removed,
+            roster_version,
             leaders,
             fences,
             changes: _,
@@ -39,6 +42,8 @@ impl Machine {
             digest,
         } = self;
         assert!(last.index > applied.index && last.term >= applied.term, "a founding goes forward");
+        removed.extend(old.members().into_iter().map(|node| (node, last.index)));
+        removed.retain(|node, _| !membership.contains(*node));
         Self {
             applied: last,
             keys,
@@ -46,6 +51,8 @@ impl Machine {
             configured: BTreeMap::new(),
             members: BTreeMap::new(),
             membership,
+            removed,
+            roster_version,
             leaders,
             fences,
             changes: VecDeque::new(),

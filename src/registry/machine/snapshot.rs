@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{ChangeRecord, FenceRecord, InvitationRecord, LeaderRecord, Machine, Value};
-use crate::ids::{LogId, NodeId};
+use crate::ids::{LogId, LogIndex, NodeId};
 use crate::raft::entry::Membership;
 use crate::registry::command::Member;
 use crate::registry::digest::Digest;
@@ -51,6 +51,11 @@ enum Record {
         node: NodeId,
         record: InvitationRecord,
     },
+    /// Who was a member, and the entry that left it out.
+    Removed {
+        node: NodeId,
+        at: LogIndex,
+    },
 }
 
 /// Why bytes are no state.
@@ -84,6 +89,9 @@ impl Machine {
         put(&Record::Membership(self.membership.clone()))?;
         for member in self.members.values() {
             put(&Record::Member(member.clone()))?;
+        }
+        for (node, at) in &self.removed {
+            put(&Record::Removed { node: *node, at: *at })?;
         }
         for leader in &self.leaders {
             put(&Record::Leader(*leader))?;
@@ -210,6 +218,10 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
             within(machine.members.len(), limits::MEMBERS)?;
             machine.members.insert(member.id, member);
         }
+        Record::Removed { node, at } => {
+            within(machine.removed.len(), limits::REMOVED)?;
+            machine.removed.insert(node, at);
+        }
         Record::Leader(leader) => {
             within(machine.leaders.len(), limits::LEADERS)?;
             machine.leaders.push_back(leader);
@@ -247,7 +259,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ids::{LogIndex, NodeId, Term};
+    use crate::ids::Term;
     use crate::raft::entry::{Entry, Payload};
     use crate::registry::command::{Command, Condition, Goal, Intent, Invitation, Op, RequestName, Standing};
 
