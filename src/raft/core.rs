@@ -217,7 +217,7 @@ impl Core {
     pub fn election_deadline(&mut self) -> Instant {
         let (low, high) = (self.config.election_timeout_min, self.config.election_timeout_max);
         let wait = self.rng.between(low, high);
-        (self.now + wait).max(self.promised.end())
+        self.not_within_promise(wait)
     }
 
     /// When to campaign again after a split vote: at a random moment (L14), but
@@ -225,6 +225,10 @@ impl Core {
     pub fn retry_deadline(&mut self) -> Instant {
         let spread = self.config.election_timeout_max.saturating_sub(self.config.election_timeout_min);
         let wait = self.rng.between(Duration::ZERO, spread);
+        self.not_within_promise(wait)
+    }
+
+    fn not_within_promise(&self, wait: Duration) -> Instant {
         (self.now + wait).max(self.promised.end())
     }
 
