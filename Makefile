@@ -9,8 +9,9 @@ ROUNDS ?= 100
 NODES ?= 3
 FAULT ?=
 ONLY ?=
+COMMANDS ?= 10000000
 
-.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin geo bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin geo long-run bench-failover bench-registry bench-proxy deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,9 @@ lin: tools ## ROUNDS=100 FAULT=      registry clients through rounds of each fau
 
 geo: ## commit and failover times of placements over regions, simulated
 	cargo test --locked --test geo table -- --ignored --nocapture
+
+long-run: ## COMMANDS=10000000      log, file and memory over so many commands; a follower a tenth of them behind
+	COMMANDS=$(COMMANDS) cargo test --locked --release --test long_run -- --ignored --nocapture --test-threads 1
 
 bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
 	KILLS=$(KILLS) cargo bench --locked --bench failover

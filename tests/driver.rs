@@ -1,24 +1,22 @@
 //! The loop on its own thread, with a real store and a real mesh: how it ends, by itself and when it
 //! is asked to.
 
+mod node;
 mod pki;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use node::{Plan, free_address};
 use pki::{PATIENCE, Pki, counted, until};
 use termgate::driver::fatal::Fatal;
-use termgate::driver::run::{self, Parts, Running};
+use termgate::driver::run::Running;
 use termgate::ids::{LogId, LogIndex, NodeId, Term};
 use termgate::metrics::Metrics;
-use termgate::raft::config::Config;
-use termgate::raft::entry::{Entry, Membership, Payload};
-use termgate::registry::command::Member;
-use termgate::storage::{Identity, Opened, Store};
+use termgate::raft::entry::{Entry, Payload};
+use termgate::storage::{Opened, Store};
 use termgate::transport::endpoint::{PeerConfig, PeerNet};
 use termgate::transport::inbound;
 use tracing::field::{Field, Visit};
@@ -64,58 +62,9 @@ impl Visit for Poison {
     }
 }
 
-/// A node in `dir` whose members listen at `addresses`, the first of them itself.
-struct Plan<'a> {
-    pki: &'a Pki,
-    dir: &'a Path,
-    addresses: &'a [SocketAddr],
-}
-
-impl Plan<'_> {
-    fn members(&self) -> BTreeMap<NodeId, String> {
-        (1..).map(NodeId).zip(self.addresses.iter().map(SocketAddr::to_string)).collect()
-    }
-
-    fn open(&self) -> (Store, Opened) {
-        let membership = Membership::of_voters(self.members().into_keys());
-        let identity = Identity { cluster: "orders".to_owned(), node: NodeId(1), membership };
-        Store::open(self.dir, &identity, Config::new(NodeId(1)).election_timeout_min).unwrap()
-    }
-
-    fn parts(&self, store: (Store, Opened)) -> Parts {
-        let metrics = Metrics::new();
-        let member = |(id, peer): (NodeId, String)| {
-            let nowhere = "127.0.0.1:9".to_owned();
-            Member { id, peer, proxy: nowhere.clone(), hop: nowhere.clone(), api: nowhere, zone: None }
-        };
-        Parts {
-            config: Config::new(NodeId(1)),
-            store,
-            data_dir: self.dir.to_path_buf(),
-            members: self.members().into_iter().map(member).collect(),
-            peers: PeerConfig {
-                node: NodeId(1),
-                cluster: "orders".to_owned(),
-                listen: self.addresses[0],
-                address: self.addresses[0].to_string(),
-                members: self.members(),
-                credentials: self.pki.node(1),
-                metrics: metrics.clone(),
-            },
-            metrics,
-            preferred_zone: None,
-            seed: 7,
-        }
-    }
-
-    /// Starts the node; `told` hears why it ended by itself.
-    fn start(&self, store: (Store, Opened), told: mpsc::Sender<Fatal>) -> Result<Running, Fatal> {
-        run::start(self.parts(store), move |fatal| told.send(fatal).unwrap())
-    }
-}
-
-fn free_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// Starts the node; `told` hears why it ended by itself.
+fn start(plan: &Plan<'_>, store: (Store, Opened), told: mpsc::Sender<Fatal>) -> Result<Running, Fatal> {
+    plan.start(store, move |fatal| told.send(fatal).unwrap())
 }
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
@@ -127,10 +76,10 @@ fn a_panic_of_the_loop_is_told_as_the_reason_of_its_end() {
     let _alone = one_at_a_time();
     tracing::subscriber::set_global_default(PoisonedLog).unwrap();
     let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
-    let plan = Plan { pki: &pki, dir: dir.path(), addresses: &[free_address()] };
+    let plan = Plan { pki: &pki, dir: dir.path(), id: 1, addresses: &[free_address()] };
     POISONED.store(true, Ordering::Relaxed);
     let (told, reasons) = mpsc::channel();
-    let running = plan.start(plan.open(), told).unwrap();
+    let running = start(&plan, plan.open(), told).unwrap();
     let reason = reasons.recv_timeout(PATIENCE);
     POISONED.store(false, Ordering::Relaxed);
     let reason = reason.expect("the end is told").to_string();
@@ -143,12 +92,12 @@ fn a_panic_of_the_loop_is_told_as_the_reason_of_its_end() {
 fn a_panic_at_the_start_is_an_error_of_the_start() {
     let _alone = one_at_a_time();
     let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
-    let plan = Plan { pki: &pki, dir: dir.path(), addresses: &[free_address()] };
+    let plan = Plan { pki: &pki, dir: dir.path(), id: 1, addresses: &[free_address()] };
     let (store, mut opened) = plan.open();
     let id = LogId::new(Term(1), LogIndex(5));
     opened.durable.log.push(Entry { id, payload: Payload::Command(bytes::Bytes::new()) });
     let (told, reasons) = mpsc::channel();
-    let error = plan.start((store, opened), told).unwrap_err().to_string();
+    let error = start(&plan, (store, opened), told).unwrap_err().to_string();
     assert!(error.contains("the log has no gaps"), "{error}");
     assert!(reasons.recv().is_err(), "whoever starts it was told already");
 }
@@ -172,10 +121,11 @@ fn a_planned_stop_tells_the_peers_and_frees_the_directory() {
         metrics: metrics.clone(),
     };
     let peer = runtime.block_on(PeerNet::start(config, inbound)).unwrap();
-    let plan = Plan { pki: &pki, dir: dir.path(), addresses: &[address, peer.local_address().unwrap()] };
+    let plan =
+        Plan { pki: &pki, dir: dir.path(), id: 1, addresses: &[address, peer.local_address().unwrap()] };
     for _ in 0..5 {
         let (told, reasons) = mpsc::channel();
-        let running = plan.start(plan.open(), told).unwrap();
+        let running = start(&plan, plan.open(), told).unwrap();
         runtime.block_on(until("a connection", || peer.connected() == [NodeId(1)]));
         let start = Instant::now();
         running.stop();
