@@ -5,7 +5,6 @@
 //! commands would measure HTTP. So the memory is that of all nodes of the process together.
 
 mod node;
-#[allow(dead_code, reason = "shared with tests that need more of it")]
 mod pki;
 
 use std::path::Path;
