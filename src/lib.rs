@@ -4,10 +4,10 @@
 //! write carries the leader's term; the backend refuses a term older than one it has seen.
 //!
 //! ```text
-//! L5  main cli app config certs dev disaster     composition: the only place that knows everything
+//! L5  main cli app config dev disaster     composition: the only place that knows everything
 //! L4  proxy/  api/  guard/              the edges: HTTP in, HTTP out
 //! L3  driver/                           one loop owns core + store + state machine
-//! L2  storage/ transport/ hop/ clock metrics problem
+//! L2  storage/ transport/ hop/ certs/ clock metrics problem
 //! L1  raft/  registry/  fencing/        pure: no IO, no clock, no async, no threads
 //! L0  ids  time  quorum  lease          vocabulary and arithmetic
 //! ```
@@ -23,6 +23,7 @@ pub mod fencing;
 pub mod raft;
 pub mod registry;
 
+pub mod certs;
 pub mod clock;
 pub mod hop;
 pub mod metrics;
@@ -38,7 +39,6 @@ pub mod guard;
 pub mod proxy;
 
 pub mod app;
-pub mod certs;
 pub mod cli;
 pub mod config;
 pub mod dev;

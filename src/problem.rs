@@ -135,6 +135,8 @@ kinds! {
     TransferRefused = "transfer-refused", CONFLICT, NOT_APPLIED, "Leadership was not transferred";
     /// The membership stays as it is.
     MembershipRefused = "membership-refused", CONFLICT, NOT_APPLIED, "The membership was not changed";
+    /// The token of an invitation is not accepted.
+    InvitationRefused = "invitation-refused", FORBIDDEN, NOT_APPLIED, "The invitation is not accepted";
     /// A limit of the registry would be exceeded.
     LimitExceeded = "limit-exceeded", INSUFFICIENT_STORAGE, NOT_APPLIED, "A limit would be exceeded";
     /// The node is not ready.

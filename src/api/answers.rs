@@ -1,5 +1,6 @@
 //! The contents of the API's answers, as the nodes write them and the client commands read them.
 
+pub mod join;
 pub mod members;
 
 use serde::{Deserialize, Serialize};

@@ -26,7 +26,7 @@ use crate::ids::{LogIndex, NodeId, Term};
 use crate::problem::{Kind, Problem};
 use crate::raft::effect::{Change, ReconfigureRefusal};
 use crate::raft::entry::Membership;
-use crate::registry::command::{Answer, Goal, Intent, Member, Op, RequestName, Standing};
+use crate::registry::command::{Answer, Goal, Intent, Member, Op, Redemption, RequestName, Standing};
 use crate::registry::machine::Machine;
 
 /// What a caller wants to be different.
@@ -47,6 +47,8 @@ pub(super) struct Wish {
 pub(super) enum What {
     /// A member that may be new, with its addresses and its data directory.
     Add(Member, Option<u64>),
+    /// The same, that has shown the token of its invitation.
+    Join(Box<Redemption>, u64),
     /// A member that is there.
     Patch(PatchMember),
     /// A member that leaves.
@@ -77,10 +79,14 @@ pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Re
     let member = context.handle.with_machine(|machine| addresses(wish, &membership, machine))?;
     let reached = !membership.is_joint() && wish.goal.holds(&membership);
     let changed = member.is_some() || !reached;
-    let intent = Intent { request: wish.request.clone(), member, goal: wish.goal, reached };
-    let Some(begun) = announce(context, term, intent, limit).await? else {
+    let Some(begun) = announce(context, term, announcement(wish, member, reached), limit).await? else {
         return Ok(Attempt::Missed(Miss::NotLeading));
     };
+    if let What::Join(_, incarnation) = wish.what
+        && membership.contains(wish.node)
+    {
+        is_known_by(wish.node, incarnation, &membership)?;
+    }
     let (at, pending) = match steps(context, wish, membership, begun, limit).await? {
         Progress::Complete(at) => (at, None),
         Progress::Pending(why) => (begun, Some(why.to_string())),
@@ -138,7 +144,9 @@ fn addresses(wish: &Wish, membership: &Membership, machine: &Machine) -> Result<
             is_the_same(member, *incarnation, known, membership)?;
             return Ok(None);
         }
+        What::Join(..) if is_member => return Ok(None),
         What::Add(member, _) => member.clone(),
+        What::Join(redemption, _) => redemption.member.clone(),
         What::Remove | What::Patch(_) if !is_member => return Err(no_member(node)),
         What::Remove => return Ok(None),
         What::Patch(patch) => {
@@ -167,18 +175,22 @@ fn is_the_same(
     membership: &Membership,
 ) -> Result<(), Problem> {
     let node = member.id;
-    let refused = |what: &str| {
-        Err(Problem::new(Kind::MembershipRefused, format!("node {node} is a member already, {what}")))
-    };
     if known != Some(member) {
-        return refused(
-            "at other addresses or in another zone; change them with PATCH /cluster/members/{id}",
-        );
+        let mend = "change them with PATCH /cluster/members/{id}";
+        return Err(member_already(node, &format!("at other addresses or in another zone; {mend}")));
     }
-    if incarnation.is_some() && membership.incarnations.get(&node).copied() != incarnation {
-        return refused("and known by another data directory; remove it before you add the new one");
+    incarnation.map_or(Ok(()), |incarnation| is_known_by(node, incarnation, membership))
+}
+
+fn is_known_by(node: NodeId, incarnation: u64, membership: &Membership) -> Result<(), Problem> {
+    if membership.incarnations.get(&node) == Some(&incarnation) {
+        return Ok(());
     }
-    Ok(())
+    Err(member_already(node, "and known by another data directory; remove it before you add the new one"))
+}
+
+fn member_already(node: NodeId, what: &str) -> Problem {
+    Problem::new(Kind::MembershipRefused, format!("node {node} is a member already, {what}"))
 }
 
 /// The addresses after `patch`; `None` when they stay as they are.
@@ -218,23 +230,35 @@ fn is_free(member: &Member, membership: &Membership, machine: &Machine) -> Resul
     Ok(())
 }
 
+/// What the registry is told.
+fn announcement(wish: &Wish, member: Option<Member>, reached: bool) -> Op {
+    match &wish.what {
+        What::Join(redemption, _) => Op::Redeem(redemption.clone()),
+        What::Add(..) | What::Patch(_) | What::Remove => {
+            let (request, goal) = (wish.request.clone(), wish.goal);
+            Op::Intend(Box::new(Intent { request, member, goal, reached }))
+        }
+    }
+}
+
 /// Tells the registry; answers with the entry, or `None` when this node leads no more.
-async fn announce(
-    context: &Inner,
-    term: Term,
-    intent: Intent,
-    limit: Deadline,
-) -> Result<Option<LogIndex>, Problem> {
-    let Some(Applied { index, answer, .. }) =
-        propose(context, term, Op::Intend(Box::new(intent)), limit).await?
-    else {
+async fn announce(context: &Inner, term: Term, op: Op, limit: Deadline) -> Result<Option<LogIndex>, Problem> {
+    let joins = matches!(op, Op::Redeem(_));
+    let Some(Applied { index, answer, .. }) = propose(context, term, op, limit).await? else {
         return Ok(None);
     };
     match answer {
         Answer::Done { .. } => Ok(Some(index)),
+        Answer::ConditionFailed { .. } | Answer::NotFound if joins => Err(used_before()),
         Answer::ConditionFailed { .. } => Err(name_taken()),
         other => Err(not_recorded(&other)),
     }
+}
+
+fn used_before() -> Problem {
+    let detail = "the invitation was used before, by another request, or another one was made since; look at \
+                  `termgate member list`, remove the member if it is a stranger, and invite again";
+    Problem::new(Kind::InvitationRefused, detail)
 }
 
 /// Proposes `op`; `None` when this node leads that term no more, and nothing was changed.
@@ -302,7 +326,11 @@ fn next_step(wish: &Wish, membership: &Membership) -> Change {
     let mut change = Change::default();
     if let Some((node, standing)) = wish.goal.here {
         if !membership.contains(node) {
-            let incarnation = if let What::Add(_, incarnation) = wish.what { incarnation } else { None };
+            let incarnation = match wish.what {
+                What::Add(_, incarnation) => incarnation,
+                What::Join(_, incarnation) => Some(incarnation),
+                What::Patch(_) | What::Remove => None,
+            };
             change.add.insert(node, incarnation);
             return change;
         }

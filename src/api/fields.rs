@@ -22,6 +22,8 @@ pub const MIN_INDEX: HeaderName = HeaderName::from_static("termgate-min-index");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
 /// What the client calls its request, over all its repetitions.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Who stands behind the content: of a join, the token's holder; of its answer, the authority.
+pub const SIGNATURE: HeaderName = HeaderName::from_static("termgate-signature");
 /// Between nodes: the asked node does not lead, and the request had no effect.
 pub const NOT_LEADER: HeaderName = HeaderName::from_static("termgate-not-leader");
 

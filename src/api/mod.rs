@@ -27,6 +27,7 @@
 //! | `backup` | all of the state, while writes go on |
 //! | `members` | who takes part, and what may be asked to be different |
 //! | `change` | carries such a change out |
+//! | `invitations` | how a new machine joins |
 //! | `addresses` | what addresses and names look like |
 //! | `health` | for load balancers and supervisors |
 //! | `keys` | the registry over HTTP |
@@ -44,6 +45,7 @@ mod change;
 pub mod fields;
 mod forward;
 mod health;
+mod invitations;
 mod keys;
 mod leader;
 mod members;
@@ -65,6 +67,7 @@ use crate::api::answers::ResourceStatus;
 use crate::api::auth::Token;
 use crate::api::refusal::Refusal;
 use crate::api::router::Call;
+use crate::certs::authority::AuthorityFiles;
 use crate::driver::handle::Handle;
 use crate::hop::error::HopError;
 use crate::ids::NodeId;
@@ -102,6 +105,10 @@ pub struct ApiContext {
     pub config_summary: serde_json::Value,
     /// The data directory's.
     pub incarnation: u64,
+    /// The authority, when this node may sign certificates.
+    pub authority: Option<AuthorityFiles>,
+    /// What the nodes should have in common, for one that joins (TOML).
+    pub settings: String,
 }
 
 impl fmt::Debug for ApiContext {
@@ -145,6 +152,8 @@ struct Inner {
     remote: Remote,
     config_summary: serde_json::Value,
     incarnation: u64,
+    authority: Option<AuthorityFiles>,
+    settings: String,
     limits: Limits,
     ids: RequestIds,
     /// One place: see `backup`.
@@ -191,6 +200,8 @@ impl Api {
             remote: context.remote,
             config_summary: context.config_summary,
             incarnation: context.incarnation,
+            authority: context.authority,
+            settings: context.settings,
             limits,
             ids,
             backups: Arc::new(Semaphore::new(1)),
@@ -257,6 +268,10 @@ impl Api {
             Call::MemberList => Ok(members::list(&self.0, caller, &request).await?),
             Call::MemberAdd => Ok(members::add(&self.0, caller, &request).await?),
             Call::MemberPatch => Ok(members::patch(&self.0, caller, rest, &request).await?),
+            Call::Invite => Ok(invitations::invite(&self.0, caller, &request).await?),
+            Call::InviteHere => Ok(invitations::invite_here(&self.0, caller, &request).await?),
+            Call::Join => Ok(invitations::join(&self.0, caller, &request).await?),
+            Call::JoinHere => Ok(invitations::join_here(&self.0, caller, &request).await?),
             Call::MemberRemove => Ok(members::remove(&self.0, caller, rest, &request).await?),
             Call::Livez => Ok(health::livez(&self.0).await),
             Call::Readyz => Ok(health::readyz(&self.0)),

@@ -22,6 +22,10 @@ pub enum Call {
     MemberPatch,
     /// Somebody less.
     MemberRemove,
+    /// A token for a new machine.
+    Invite,
+    /// The new machine, with its token.
+    Join,
     /// Does the process do anything.
     Livez,
     /// Can it serve.
@@ -44,6 +48,10 @@ pub enum Call {
     KeyDelete,
     /// What a node says of itself to another node.
     Report,
+    /// An invitation that a node has made, for the leader.
+    InviteHere,
+    /// A token that a node has verified, for the leader.
+    JoinHere,
 }
 
 impl Call {
@@ -55,14 +63,17 @@ impl Call {
                 | Self::MemberAdd
                 | Self::MemberPatch
                 | Self::MemberRemove
+                | Self::Invite
+                | Self::Join
                 | Self::KeyPut
                 | Self::KeyDelete
         )
     }
 
-    /// Whether the call needs the bearer token: changes do, and so does all of the state at once.
+    /// Whether the call needs the bearer token: changes do, and so does all of the state at once. Whoever
+    /// joins has a token of its own.
     pub const fn needs_token(self) -> bool {
-        self.changes_something() || matches!(self, Self::Backup)
+        (self.changes_something() && !matches!(self, Self::Join)) || matches!(self, Self::Backup)
     }
 }
 
@@ -76,6 +87,8 @@ pub const TABLE: &[(Method, &str, Call)] = &[
     (Method::POST, "/cluster/members", Call::MemberAdd),
     (Method::PATCH, "/cluster/members/{id}", Call::MemberPatch),
     (Method::DELETE, "/cluster/members/{id}", Call::MemberRemove),
+    (Method::POST, "/cluster/invitations", Call::Invite),
+    (Method::POST, "/cluster/join", Call::Join),
     (Method::GET, "/livez", Call::Livez),
     (Method::GET, "/readyz", Call::Readyz),
     (Method::GET, "/primary", Call::Primary),
@@ -89,10 +102,18 @@ pub const TABLE: &[(Method, &str, Call)] = &[
 ];
 
 /// The calls of other nodes, which come over the hop and never from a client.
-const INTERNAL: &[(Method, &str, Call)] = &[(Method::GET, REPORT, Call::Report)];
+const INTERNAL: &[(Method, &str, Call)] = &[
+    (Method::GET, REPORT, Call::Report),
+    (Method::POST, INVITE, Call::InviteHere),
+    (Method::POST, JOIN, Call::JoinHere),
+];
 
 /// Where a node reports on itself.
 pub const REPORT: &str = "/internal/status";
+/// Where the leader hears of invitations.
+pub const INVITE: &str = "/internal/invitations";
+/// Where the leader hears of who joins.
+pub const JOIN: &str = "/internal/joins";
 
 /// Why a request is no call.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub(super) async fn cluster(context: &Inner) -> Response<Bytes> {
 }
 
 /// The members of the applied membership, or all that are known before the first.
-fn present_members(machine: &Machine) -> Vec<Member> {
+pub(super) fn present_members(machine: &Machine) -> Vec<Member> {
     let ids = machine.membership().members();
     let known = machine.members().filter(|member| ids.is_empty() || ids.contains(&member.id)).cloned();
     let known: BTreeMap<NodeId, Member> = known.map(|member| (member.id, member)).collect();

@@ -18,7 +18,9 @@ use crate::api::answers::ResourceStatus;
 use crate::api::{self, Api, ApiContext, Caller};
 use crate::app::reload;
 use crate::app::signals::{asked_to_end, end_with_parent};
+use crate::certs::authority::AuthorityFiles;
 use crate::config::node::NodeConfig;
+use crate::config::shared::settings;
 use crate::driver::fatal::Fatal;
 use crate::driver::handle::Handle;
 use crate::driver::run::{self, Parts, Running};
@@ -69,7 +71,11 @@ fn start_loop(
     credentials: &Credentials,
     metrics: &Metrics,
 ) -> Result<(Running, u64), Box<dyn Error>> {
-    let membership = Membership::of_voters(config.members.iter().map(|member| member.id));
+    let membership = match config.join {
+        // It knows no voters, gives no vote, and waits for a leader (MC-9).
+        true => Membership::default(),
+        false => Membership::of_voters(config.members.iter().map(|member| member.id)),
+    };
     let identity = Identity { cluster: config.cluster.clone(), node: config.id(), membership };
     let store = Store::open(&config.data_dir, &identity, config.raft.election_timeout_min)?;
     let incarnation = store.1.life.incarnation;
@@ -141,10 +147,18 @@ fn start_edges(
         }),
         config_summary: config.summary(),
         incarnation,
+        authority: authority(config),
+        settings: settings(config),
     });
     // Set once, here.
     let _ = cell.set(api.clone());
     Ok((proxy, api))
+}
+
+/// What this node signs certificates with, if it may.
+fn authority(config: &NodeConfig) -> Option<AuthorityFiles> {
+    let key = config.tls.ca_key.clone()?;
+    Some(AuthorityFiles { ca: config.tls.ca.clone(), key })
 }
 
 fn shown(gate: gates::ResourceStatus) -> ResourceStatus {

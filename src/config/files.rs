@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::certs::authority::Authority;
 use crate::config::TlsFiles;
 use crate::config::section::{Given, Section};
 use crate::transport::credentials::{Inspection, Part, TlsError};
@@ -40,18 +41,25 @@ pub(super) fn token(auth: &Section<'_>, file: &Path) -> Option<String> {
     }
 }
 
-/// The `[tls]` section, the same for nodes and guards. `objection` says what is wrong when the certificate
-/// names this identity.
+/// The `[tls]` section, the same for nodes and guards but for the authority's key, which nodes `may_sign` with.
+/// `objection` says what is wrong when the certificate names this identity.
 pub(super) fn tls(
     root: &mut Section<'_>,
     name: &str,
+    may_sign: bool,
     objection: impl FnOnce(&Identity) -> Option<String>,
 ) -> Option<TlsFiles> {
     let mut tls = root.section("tls");
     let ca = tls.required("ca", "\"certs/ca.pem\"", path);
     let cert = tls.required("cert", &format!("\"certs/{name}.pem\""), path);
     let key = tls.required("key", &format!("\"certs/{name}.key\""), path);
+    let ca_key = if may_sign { tls.optional("ca_key", path) } else { None };
     if tls.files() == Files::Opened {
+        if let (Some(ca), Some(ca_key)) = (&ca, &ca_key)
+            && let Err(fault) = Authority::open(ca, ca_key)
+        {
+            tls.error("ca_key", fault.to_string());
+        }
         let found = Inspection::of(ca.as_deref(), cert.as_deref(), key.as_deref());
         for (part, fault) in &found.faults {
             tls.error(key_of(*part), in_words(fault));
@@ -61,7 +69,7 @@ pub(super) fn tls(
         }
     }
     tls.finish();
-    Some(TlsFiles { ca: ca?, cert: cert?, key: key? })
+    Some(TlsFiles { ca: ca?, cert: cert?, key: key?, ca_key })
 }
 
 const fn key_of(part: Part) -> &'static str {

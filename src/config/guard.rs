@@ -46,8 +46,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GuardConfig> {
     // Without certificates anybody who can connect could raise the fence.
     let exposed = listen.is_none_or(|address: SocketAddr| !address.ip().is_loopback());
     let objection = |found: &Identity| cluster.as_deref().and_then(|cluster| other_cluster(cluster, found));
-    let tls =
-        if root.has("tls") || exposed { files::tls(root, "guard", objection).map(Some) } else { Some(None) };
+    let tls = if root.has("tls") || exposed {
+        files::tls(root, "guard", false, objection).map(Some)
+    } else {
+        Some(None)
+    };
     Some(GuardConfig {
         listen: listen?,
         backend: backend?,

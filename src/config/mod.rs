@@ -17,6 +17,7 @@
 //! | `value` | the kinds of values |
 //! | `files` | the files that a configuration names |
 //! | `node` | `termgate node` |
+//! | `shared` | what a node that joins is told of it |
 //! | `guard` | `termgate guard` |
 
 mod environment;
@@ -25,6 +26,7 @@ pub mod guard;
 pub mod issue;
 pub mod node;
 mod section;
+pub mod shared;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    /// The key of an authority in `ca`, on the nodes that may sign certificates.
+    pub ca_key: Option<PathBuf>,
 }
 
 /// What a file configures.

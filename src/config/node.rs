@@ -33,8 +33,11 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where this node is, for the preferred place of leadership.
     pub zone: Option<String>,
-    /// The initial members, this node among them, in order of id.
+    /// The initial members, this node among them, in order of id. For a node that joins a cluster: those that
+    /// it hears of first.
     pub members: Vec<Member>,
+    /// This node joins a cluster that is there: who takes part it learns from the leader, not from `members`.
+    pub join: bool,
     /// Where to listen.
     pub listen: Listen,
     /// Mutual TLS between nodes.
@@ -100,6 +103,7 @@ struct Cluster {
     name: Option<String>,
     /// All of them.
     members: Option<Vec<Member>>,
+    join: bool,
 }
 
 /// The `[api.auth]` section.
@@ -110,19 +114,21 @@ struct Auth {
 pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
     let own = read_own(root);
     let cluster = read_cluster(root);
-    let member = own_member(root, &own, cluster.members.as_deref());
+    let member = own_member(root, &own, &cluster);
     let auth = read_auth(root);
-    let listen = read_listen(root, member.as_ref(), auth.is_some());
+    let listen = read_listen(root, member.as_ref(), cluster.join, auth.is_some());
     let expected = own.id.zip(cluster.name.as_deref()).map(|(id, name)| Identity::of_node(name, id));
-    let tls = files::tls(root, "node-1", |found| expected.and_then(|expected| other_node(expected, found)));
+    let tls =
+        files::tls(root, "node-1", true, |found| expected.and_then(|expected| other_node(expected, found)));
     let (raft, preferred_zone) = read_raft(root, own.id.unwrap_or(NodeId::ZERO));
     let routes = read_routes(root, raft.lease_reads);
     let (id, members) = (own.id?, cluster.members?);
-    let zone = own.zone.or(member?.zone);
+    let zone = own.zone.or(member.and_then(|member| member.zone));
     Some(NodeConfig {
         cluster: cluster.name?,
         data_dir: own.data_dir?,
         members: with_zone(members, id, zone.as_deref()),
+        join: cluster.join,
         zone,
         listen: listen?,
         tls: tls?,
@@ -165,7 +171,8 @@ fn node_id(given: Given) -> Result<NodeId, String> {
 fn read_cluster(root: &mut Section<'_>) -> Cluster {
     let mut cluster = root.section("cluster");
     let name = cluster.required("name", "\"orders\"", value::cluster);
-    let given = cluster.has("members");
+    let join = cluster.optional("join", Given::flag).unwrap_or(false);
+    let given = cluster.has("members") || join;
     if !given {
         cluster.error("members", "is missing; add a [[cluster.members]] section for each node");
     }
@@ -174,10 +181,12 @@ fn read_cluster(root: &mut Section<'_>) -> Cluster {
     let mut members: Vec<Member> = sections.into_iter().filter_map(read_member).collect();
     members.sort_by_key(|member| member.id);
     check_members(&cluster, &members);
-    check_size(&cluster, count);
+    if !join {
+        check_size(&cluster, count);
+    }
     cluster.finish();
     let members = Some(members).filter(|members| given && members.len() == count);
-    Cluster { name, members }
+    Cluster { name, members, join }
 }
 
 fn read_member(mut member: Section<'_>) -> Option<Member> {
@@ -227,9 +236,12 @@ fn check_size(cluster: &Section<'_>, count: usize) {
     }
 }
 
-fn own_member(root: &Section<'_>, own: &Own, members: Option<&[Member]>) -> Option<Member> {
-    let (id, members) = (own.id?, members?);
+fn own_member(root: &Section<'_>, own: &Own, cluster: &Cluster) -> Option<Member> {
+    let (id, members) = (own.id?, cluster.members.as_ref()?);
     let Some(member) = members.iter().find(|member| member.id == id).cloned() else {
+        if cluster.join {
+            return None;
+        }
         let ids: Vec<String> = members.iter().map(|m| m.id.to_string()).collect();
         root.error("node.id", format!("{id} is not among cluster.members ({})", ids.join(", ")));
         return None;
@@ -275,9 +287,18 @@ fn read_auth(root: &mut Section<'_>) -> Option<Auth> {
     present.then(|| Auth { token: secret.map(Token::new) })
 }
 
-/// The ports default to those of this node's entry in `cluster.members`.
-fn read_listen(root: &mut Section<'_>, member: Option<&Member>, has_auth: bool) -> Option<Listen> {
+/// The ports default to those of this node's entry in `cluster.members`, which one that joins need not have.
+fn read_listen(
+    root: &mut Section<'_>,
+    member: Option<&Member>,
+    join: bool,
+    has_auth: bool,
+) -> Option<Listen> {
     let mut listen = root.section("listen");
+    for key in ["peer", "proxy", "api"].into_iter().filter(|key| join && member.is_none() && !listen.has(key))
+    {
+        listen.error(key, "is missing; set it, or add this node to cluster.members");
+    }
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let at = |ip, endpoint: fn(&Member) -> &str| {

@@ -9,6 +9,7 @@ use http::{Request as HttpRequest, Response};
 use termgate::api::answers::ResourceStatus;
 use termgate::api::auth::Token;
 use termgate::api::{Api, ApiContext, Caller, Limits, Remote};
+use termgate::certs::authority::AuthorityFiles;
 use termgate::clock;
 use termgate::driver::handle::{Applied, Handle, ReadPoint, Refused, Request, Transferred};
 use termgate::fencing::leadership::Leadership;
@@ -97,6 +98,8 @@ struct Node {
 
 struct Shared {
     world: Mutex<World>,
+    /// What node 2 signs with.
+    authority: Option<AuthorityFiles>,
     nodes: BTreeMap<u64, Node>,
     apis: OnceLock<BTreeMap<u64, Api>>,
 }
@@ -112,20 +115,25 @@ fn member(id: u64) -> Member {
 impl Cluster {
     /// Without a token.
     pub fn led_by(leader: u64) -> Self {
-        Self::new(leader, None, true)
+        Self::new(leader, None, true, None)
     }
 
     /// Led by node 1, with `lease_reads = false`.
     pub fn without_lease_reads() -> Self {
-        Self::new(1, None, false)
+        Self::new(1, None, false, None)
     }
 
     /// Led by node 1, with a token.
     pub fn guarded() -> Self {
-        Self::new(1, Some(Token::new(TOKEN)), true)
+        Self::new(1, Some(Token::new(TOKEN)), true, None)
     }
 
-    fn new(leader: u64, token: Option<Token>, lease_reads: bool) -> Self {
+    /// Led by node 1, with a token; node 2 can sign with this authority.
+    pub fn signing(authority: AuthorityFiles) -> Self {
+        Self::new(1, Some(Token::new(TOKEN)), true, Some(authority))
+    }
+
+    fn new(leader: u64, token: Option<Token>, lease_reads: bool, authority: Option<AuthorityFiles>) -> Self {
         let node = |id| Node {
             leadership: watch::Sender::new(Arc::new(Leadership::unknown(NodeId(id)))),
             machine: Arc::new(RwLock::new(Machine::new((1..=3).map(member).collect()))),
@@ -135,6 +143,7 @@ impl Cluster {
         let world = World { term: 6, membership, gates, ..World::default() };
         let shared = Arc::new(Shared {
             world: Mutex::new(world),
+            authority,
             nodes: (1..=3).map(|id| (id, node(id))).collect(),
             apis: OnceLock::new(),
         });
@@ -217,6 +226,10 @@ impl Cluster {
     pub fn changed(&self) -> Vec<Change> {
         self.world(|world| world.changed.clone())
     }
+    /// A command that comes from nowhere.
+    pub fn apply(&self, op: Op) -> Answer {
+        self.0.append(self.0.encoded(op)).1.expect("a command is answered")
+    }
     pub fn membership(&self) -> Membership {
         self.world(|world| world.membership.clone())
     }
@@ -257,6 +270,8 @@ fn start(shared: &Arc<Shared>, id: u64, token: Option<Token>, lease_reads: bool)
         remote: remote(Arc::clone(shared), id),
         config_summary: serde_json::json!({"heartbeat_interval_ms": 50}),
         incarnation: 100 + id,
+        authority: shared.authority.clone().filter(|_| id == 2),
+        settings: "[raft]\nlease_reads = true\n".into(),
     };
     Api::with_limits(context, LIMITS)
 }
@@ -330,11 +345,14 @@ impl Shared {
                 return world.never.push(Request::Propose { decided_in, op, reply });
             }
         }
-        let decided_in = Term(world.term);
         drop(world);
-        let command = postcard::to_stdvec(&Command { decided_in, op }).unwrap();
-        let (LogId { index, term }, answer) = self.append(Payload::Command(command.into()));
+        let (LogId { index, term }, answer) = self.append(self.encoded(op));
         drop(reply.send(Ok(Applied { index, term, answer: answer.unwrap() })));
+    }
+
+    fn encoded(&self, op: Op) -> Payload {
+        let decided_in = Term(self.world.lock().unwrap().term);
+        Payload::Command(postcard::to_stdvec(&Command { decided_in, op }).unwrap().into())
     }
 
     /// Applies the next entry everywhere.

@@ -3,6 +3,7 @@
 
 mod backup;
 mod fake;
+mod invitations;
 mod listener;
 mod members;
 mod registry;

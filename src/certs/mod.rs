@@ -6,6 +6,14 @@
 //! move the files; to replace the authority, put both into `ca.pem` while the leaves change.
 //!
 //! Left out: revocation lists. A node is revoked by removing it from the membership.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `authority` | the authority's key: it signs certificates, and what a joining machine must believe |
+//! | `invitation` | the one-time token with which a machine joins |
+
+pub mod authority;
+pub mod invitation;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,18 +22,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
+use crate::certs::authority::Authority;
 use crate::clock;
-use crate::transport::identity::{
-    Identity, IdentityError, NAME_MAX_BYTES, Subject, cluster_of_authority, is_valid_name,
-};
+use crate::transport::identity::{Identity, IdentityError, NAME_MAX_BYTES, Subject, is_valid_name};
 
 /// How long an authority is valid: longer than any cluster goes without a planned change of keys.
 pub const AUTHORITY_VALIDITY: Duration = Duration::days(3650);
@@ -77,8 +82,19 @@ pub enum CertsError {
         source: IdentityError,
     },
     /// `ca.key` belongs to another authority.
-    #[error("{0} is not the key of the ca.pem beside it; take both from the same `termgate certs init`")]
-    AuthorityKey(PathBuf),
+    #[error("{key} is not the key of an authority in {ca}; take both from the same `termgate certs init`")]
+    AuthorityKey {
+        /// The authorities.
+        ca: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// `ca.key` was made in another way.
+    #[error("the authority's key is not ECDSA P-256, as `termgate certs init` makes it")]
+    AuthorityKind,
+    /// A certificate request that can't be used.
+    #[error("the certificate request can't be used: {0}")]
+    Request(String),
     /// The certificate library refused.
     #[error("cannot make the certificate: {0}")]
     Library(#[from] rcgen::Error),
@@ -112,18 +128,30 @@ pub fn init(cluster: &str, out: &Path) -> Result<Files, CertsError> {
 /// `guard-NAME.pem` or `client-NAME.pem` and the `.key` beside it, in `out`. `sans` are extra host
 /// names and addresses, which TLS clients that are not part of termgate compare.
 pub fn issue(ca: &Path, subject: &Subject, out: &Path, sans: &[String]) -> Result<Files, CertsError> {
-    let (cluster, issuer) = read_authority(ca)?;
-    let file = match subject {
-        Subject::Node(id) => format!("node-{id}"),
-        Subject::Guard(name) => format!("guard-{}", checked("the guard name", name)?),
-        Subject::Client(name) => format!("client-{}", checked("the client name", name)?),
-    };
-    let identity = Identity { cluster, subject: subject.clone() };
-    let mut params = base(&format!("termgate {file}"), LEAF_VALIDITY);
-    params.subject_alt_names.push(uri(&identity.to_string())?);
+    let authority = Authority::open(&ca.join("ca.pem"), &ca.join("ca.key"))?;
+    let file = file_name(subject)?;
+    let mut params = leaf(authority.cluster(), subject)?;
     for san in sans {
         params.subject_alt_names.push(host_name(san)?);
     }
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, authority.issuer())?;
+    write_pair(out, &file, &certificate.pem(), &key.serialize_pem())
+}
+
+fn file_name(subject: &Subject) -> Result<String, CertsError> {
+    Ok(match subject {
+        Subject::Node(id) => format!("node-{id}"),
+        Subject::Guard(name) => format!("guard-{}", checked("the guard name", name)?),
+        Subject::Client(name) => format!("client-{}", checked("the client name", name)?),
+    })
+}
+
+/// What a certificate for `subject` says, whoever has its key.
+fn leaf(cluster: &str, subject: &Subject) -> Result<CertificateParams, CertsError> {
+    let identity = Identity { cluster: cluster.to_owned(), subject: subject.clone() };
+    let mut params = base(&format!("termgate {}", file_name(subject)?), LEAF_VALIDITY);
+    params.subject_alt_names.push(uri(&identity.to_string())?);
     params.is_ca = IsCa::ExplicitNoCa;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -131,9 +159,7 @@ pub fn issue(ca: &Path, subject: &Subject, out: &Path, sans: &[String]) -> Resul
         Subject::Client(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         _ => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
     };
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, &issuer)?;
-    write_pair(out, &file, &certificate.pem(), &key.serialize_pem())
+    Ok(params)
 }
 
 fn base(common_name: &str, validity: Duration) -> CertificateParams {
@@ -164,25 +190,6 @@ fn host_name(text: &str) -> Result<SanType, CertsError> {
     }
 }
 
-fn read_authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), CertsError> {
-    let (certificate, key) = (dir.join("ca.pem"), dir.join("ca.key"));
-    let not_ours = |source| CertsError::Authority { path: certificate.clone(), source };
-    let der = CertificateDer::from_pem_slice(read(&certificate)?.as_bytes())
-        .map_err(|_| not_ours(IdentityError::NotACertificate))?;
-    let cluster = cluster_of_authority(&der).map_err(not_ours)?;
-    let pair = KeyPair::from_pem(&read(&key)?)?;
-    if !carries_key(&der, pair.public_key_raw()) {
-        return Err(CertsError::AuthorityKey(key));
-    }
-    Ok((cluster, Issuer::from_ca_cert_der(&der, pair)?))
-}
-
-fn carries_key(der: &[u8], public_key: &[u8]) -> bool {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    X509Certificate::from_der(der)
-        .is_ok_and(|(_, c)| c.public_key().subject_public_key.data.as_ref() == public_key)
-}
-
 fn read(path: &Path) -> Result<String, CertsError> {
     fs::read_to_string(path).map_err(|source| CertsError::Io { act: "read", path: path.to_owned(), source })
 }
@@ -206,6 +213,11 @@ fn write_pair(out: &Path, name: &str, certificate: &str, key: &str) -> Result<Fi
         let _ = fs::remove_file(&files.key);
     })?;
     Ok(files)
+}
+
+/// Writes a private key into a new file.
+pub fn write_key(path: &Path, text: &str) -> Result<(), CertsError> {
+    write_new(path, text, KEY_MODE)
 }
 
 /// Creates the file with its final mode: there is no moment at which a key can be read by others.
@@ -275,7 +287,7 @@ mod tests {
         init("orders", a.path()).unwrap();
         init("orders", b.path()).unwrap();
         fs::copy(b.path().join("ca.key"), a.path().join("ca.key")).unwrap();
-        assert!(matches!(issue(a.path(), &node(1), a.path(), &[]), Err(CertsError::AuthorityKey(_))));
+        assert!(matches!(issue(a.path(), &node(1), a.path(), &[]), Err(CertsError::AuthorityKey { .. })));
     }
 
     #[test]
