@@ -4,7 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use termgate::app::{node, sidecar};
+use termgate::app::{join, node, sidecar};
+use termgate::cli::node::{Joining, Start};
 use termgate::cli::{Cli, Command, Failure};
 use termgate::config::issue::{Checked, Invalid};
 use termgate::{config, dev};
@@ -33,8 +34,13 @@ fn run(cli: Cli) -> Result<String, Failure> {
         }),
         Command::Node(args) => {
             log.start();
-            let config = accepted(config::load_node(&args.config))?;
-            serve(async { node::run(config).await.map_err(failed) })
+            match args.start() {
+                Start::Configured(file) => {
+                    let config = accepted(config::load_node(&file))?;
+                    serve(async { node::run(config).await.map_err(failed) })
+                }
+                Start::Joining(joining) => serve(join_and_run(&joining)),
+            }
         }
         Command::Guard(args) => {
             log.start();
@@ -46,6 +52,14 @@ fn run(cli: Cli) -> Result<String, Failure> {
             serve(async { sidecar::demo_backend(args.listen, &args.dir).await.map_err(failed) })
         }
     }
+}
+
+/// A node that joins its cluster first.
+async fn join_and_run(joining: &Joining) -> Result<(), Failure> {
+    join::join(joining).await?;
+    let config = accepted(config::load_node(&joining.config))?;
+    tokio::spawn(join::tell_progress(config.clone(), joining.voter));
+    node::run(config).await.map_err(failed)
 }
 
 /// Runs a server until it ends; it prints for itself.

@@ -3,10 +3,12 @@
 //! | file | idea |
 //! |---|---|
 //! | `node` | `termgate node`: certificates, store, loop, edges, in this order; and back |
+//! | `join` | `termgate node --join`: a new machine becomes a node |
 //! | `sidecar` | `termgate guard`, and the demo backend of `termgate dev` |
 //! | `signals` | when to end |
 //! | `reload` | new certificates, while the process runs |
 
+pub mod join;
 pub mod node;
 mod reload;
 pub mod sidecar;

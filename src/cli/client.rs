@@ -1,10 +1,11 @@
 //! Asks nodes over HTTP, one after another, until one answers.
 //!
 //! A read is asked of the next node when one can't be reached or knows no leader. A change is asked
-//! of the next node only when the one before certainly did nothing with it.
+//! of the next node only when the one before certainly did nothing with it. One that is known over all its
+//! repetitions is asked until somebody says what became of it.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api::answers::ClusterStatus;
 use crate::cli::show;
@@ -23,6 +24,9 @@ use crate::time::Duration;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a node may take to answer: longer than it holds a request and waits for its leader.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How often a change of unknown outcome is asked for, and the time between: an election fits several times.
+const REPETITIONS: usize = 10;
+const REPETITION_PAUSE: Duration = Duration::from_millis(500);
 /// Bytes of an answer: a status of the largest cluster is a small part of it.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
@@ -59,6 +63,8 @@ pub enum ClientError {
         detail: String,
         /// Whether certainly nothing was changed.
         not_applied: bool,
+        /// Whether what is in the way passes by itself.
+        passes: bool,
     },
     /// The answer is not what a node says.
     #[error("{api} answered with something else than a node does: {cause}")]
@@ -81,14 +87,20 @@ pub struct Call {
     pub content: Vec<u8>,
     /// The token of `[api.auth]`.
     pub token: Option<String>,
-    /// The value of `If-Match`.
-    pub if_match: Option<String>,
+    /// More header fields.
+    pub fields: Vec<(HeaderName, String)>,
 }
 
 impl Call {
     /// A read.
     pub fn get(target: impl Into<String>) -> Self {
-        Self { method: Method::GET, target: target.into(), content: Vec::new(), token: None, if_match: None }
+        Self {
+            method: Method::GET,
+            target: target.into(),
+            content: Vec::new(),
+            token: None,
+            fields: Vec::new(),
+        }
     }
 }
 
@@ -97,11 +109,24 @@ impl Call {
 struct Problem {
     detail: String,
     outcome: Option<String>,
+    retry_after_ms: Option<u64>,
 }
 
 /// Asks each node in turn; the first good answer counts, or else the last refusal.
 pub async fn ask(apis: &[String], call: &Call) -> Result<Bytes, ClientError> {
     in_turn(apis, &call.method, async |api| send(api, call).await).await
+}
+
+/// The same for a change that the cluster knows over all its repetitions: while nobody can tell what became of
+/// it, it is asked for again, for a while.
+pub async fn ask_until_known(apis: &[String], call: &Call) -> Result<Response<Bytes>, ClientError> {
+    for _ in 1..REPETITIONS {
+        match in_turn(apis, &call.method, async |api| send_whole(api, call).await).await {
+            Err(e) if e.is_in_doubt() => sleep(REPETITION_PAUSE).await,
+            other => return other,
+        }
+    }
+    in_turn(apis, &call.method, async |api| send_whole(api, call).await).await
 }
 
 /// The same, for whatever `one` asks of a node by `method`.
@@ -125,6 +150,14 @@ pub async fn in_turn<T>(
 impl ClientError {
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Lost { .. } => true,
+            Self::Refused { status, not_applied, .. } => *status == 500 && !not_applied,
+            Self::Url(_) | Self::Unreachable { .. } | Self::Malformed { .. } => false,
+        }
     }
 
     /// Whether asking another node can't do harm and may help.
@@ -154,10 +187,17 @@ pub fn parse<T: DeserializeOwned>(api: &str, content: &Bytes) -> Result<T, Clien
 
 /// Asks one node once.
 pub async fn send(api: &str, call: &Call) -> Result<Bytes, ClientError> {
-    let content = Limited::new(open(api, call).await?.into_body(), ANSWER_BYTES);
+    send_whole(api, call).await.map(Response::into_body)
+}
+
+/// The same; the answer's head comes with it.
+async fn send_whole(api: &str, call: &Call) -> Result<Response<Bytes>, ClientError> {
+    let (head, content) = open(api, call).await?.into_parts();
+    let content = Limited::new(content, ANSWER_BYTES);
     let lost = |cause: String| ClientError::Lost { api: api.to_owned(), cause };
     match timeout(ANSWER_LIMIT, content.collect()).await {
-        Ok(whole) => whole.map(|content| content.to_bytes()).map_err(|e| lost(e.to_string())),
+        Ok(Ok(whole)) => Ok(Response::from_parts(head, whole.to_bytes())),
+        Ok(Err(e)) => Err(lost(e.to_string())),
         Err(_) => Err(lost("the answer was not whole within 20 s".into())),
     }
 }
@@ -190,6 +230,7 @@ pub async fn open(api: &str, call: &Call) -> Result<Response<Incoming>, ClientEr
         api: api.to_owned(),
         status: status.as_u16(),
         not_applied: problem.as_ref().is_some_and(|p| p.outcome.as_deref() == Some("not-applied")),
+        passes: problem.as_ref().is_some_and(|p| p.retry_after_ms.is_some()),
         detail: problem.map_or_else(|| status.canonical_reason().unwrap_or("no reason").into(), |p| p.detail),
     })
 }
@@ -209,8 +250,8 @@ fn request(authority: &Authority, call: &Call) -> http::Result<Request<Full<Byte
     if let Some(token) = &call.token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    if let Some(tag) = &call.if_match {
-        request = request.header(IF_MATCH, tag);
+    for (name, value) in &call.fields {
+        request = request.header(name, value);
     }
     request.body(Full::new(Bytes::from(call.content.clone())))
 }

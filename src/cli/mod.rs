@@ -9,6 +9,8 @@
 //! | `client` | asks nodes over HTTP, one after another |
 //! | `backup` | takes and verifies backups |
 //! | `disaster` | makes a new cluster of a backup, or of a survivor |
+//! | `member` | who takes part |
+//! | `node` | how a node is started, also one that joins |
 //! | `show` | answers as text for people |
 //! | `table` | aligned columns |
 //! | `tools` | the commands that are no server |
@@ -16,6 +18,8 @@
 pub mod backup;
 pub mod client;
 pub mod disaster;
+pub mod member;
+pub mod node;
 pub mod show;
 mod table;
 mod tools;
@@ -28,6 +32,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cli::backup::BackupArgs;
 use crate::cli::client::ClientError;
 use crate::cli::disaster::{RecoverArgs, RestoreArgs};
+use crate::cli::member::Member;
+use crate::cli::node::NodeArgs;
 
 /// Where the API of a node on this machine is, unless said otherwise.
 const DEFAULT_API: &str = "http://127.0.0.1:9090";
@@ -77,7 +83,7 @@ pub enum Command {
     /// Run a whole cluster on this machine, with certificates and a guarded demo backend
     Dev(DevArgs),
     /// Run one node
-    Node(ConfigArgs),
+    Node(NodeArgs),
     /// Run a verifying sidecar in front of one HTTP backend
     Guard(ConfigArgs),
     /// Run the demo backend of `dev`
@@ -100,6 +106,9 @@ pub enum Tool {
     Status(ClientArgs),
     /// Hand leadership over
     Resign(ResignArgs),
+    /// Show and change who takes part
+    #[command(subcommand)]
+    Member(Member),
     /// Validate a configuration: every error at once
     Check(ConfigArgs),
     /// Write all of the registry into one file, while the cluster serves

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::api::answers::join::Invited;
+use crate::api::answers::members::{Changed, MemberInfo, MemberList};
 use crate::api::answers::{ClusterStatus, LeaderAnswer, MemberStatus, ResignAnswer, ResourceStatus};
 use crate::cli::table::{Side, lines};
 use crate::ids::LogIndex;
@@ -92,6 +94,60 @@ pub fn leader(leader: &LeaderAnswer) -> String {
         leader.node_id,
         shown(leader.address.as_ref()),
         leader.term
+    )
+}
+
+/// `termgate member list`.
+pub fn members(list: &MemberList) -> String {
+    let leader = list.leader.map_or("no leader".into(), |id| format!("leader {id}"));
+    let changing = if list.changing { "   a change of voters is under way" } else { "" };
+    let columns = [
+        (" ", Side::Left),
+        ("NODE", Side::Right),
+        ("ROLE", Side::Left),
+        ("BEHIND", Side::Right),
+        ("CONTACT", Side::Right),
+        ("ZONE", Side::Left),
+        ("PEER", Side::Left),
+        ("PROXY", Side::Left),
+        ("HOP", Side::Left),
+        ("API", Side::Left),
+        ("INCARNATION", Side::Right),
+    ];
+    let row = |m: &MemberInfo| {
+        let leads = if Some(m.id) == list.leader { "*" } else { " " };
+        let contact = m.last_contact_ms.map(|ms| format!("{ms} ms"));
+        let addresses = [&m.zone, &m.peer, &m.proxy, &m.hop, &m.api, &m.incarnation];
+        let mut row = vec![leads.into(), m.id.to_string(), m.role.clone(), shown(m.behind), shown(contact)];
+        row.extend(addresses.map(|text| shown(text.as_ref())));
+        row
+    };
+    let rows: Vec<_> = list.members.iter().map(row).collect();
+    format!("term {}   {leader}{changing}\n\n{}", list.term, lines(&columns, &rows))
+}
+
+/// What became of a change of member `id`.
+pub fn changed(id: u64, answer: &Changed) -> String {
+    let Changed { changed, index, member, pending, .. } = answer;
+    let since = if *changed { format!("since log entry {index}") } else { "as it was already".into() };
+    let Some(member) = member else { return format!("node {id} is no member, {since}\n") };
+    let mut text = format!("node {id} is a {}, {since}\n", member.role);
+    if let Some(pending) = pending {
+        text += &format!("its vote waits: {pending}\n");
+    } else if member.role == "learner" {
+        text += &format!("`termgate member promote {id} --wait` gives it a vote when it has caught up\n");
+    }
+    text
+}
+
+/// `termgate member invite`.
+pub fn invited(invited: &Invited, apis: &[String]) -> String {
+    let Invited { cluster, id, token, expires_at } = invited;
+    let api = apis.first().map_or("URL", String::as_str);
+    format!(
+        "{token}\n\nfor one machine, as node {id} of {cluster}, until {expires_at}; there:\n\n  \
+         termgate node --join {api} --token TOKEN --data-dir DIR \\\n    \
+         --peer-address HOST:PORT --proxy-address HOST:PORT --api-address HOST:PORT\n"
     )
 }
 

@@ -10,6 +10,7 @@ use crate::fencing::mode::FenceMode;
 use crate::ids::{LogIndex, NodeId, Term};
 
 mod disaster;
+mod member;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use http::Method;
+use http::header::IF_MATCH;
 use serde::de::DeserializeOwned;
 
 use crate::api::answers::ResignRequest;
@@ -24,6 +25,7 @@ impl Tool {
             Self::Status(args) => block_on(get(&args, "/cluster/status", show::status)),
             Self::Resign(args) => block_on(resign(&args)),
             Self::Check(args) => check(&args.config),
+            Self::Member(member) => block_on(member.run()),
             Self::Backup(args) => block_on(backup::run(&args)),
             Self::Restore(args) => block_on(disaster::restore(&args)),
             Self::Recover(args) => block_on(disaster::recover(&args)),
@@ -51,7 +53,7 @@ async fn resign(args: &ResignArgs) -> Result<String, Failure> {
         target: "/leader/resign".into(),
         content,
         token: args.token.clone(),
-        if_match: args.if_term.map(|term| format!("\"{term}\"")),
+        fields: args.if_term.map(|term| (IF_MATCH, format!("\"{term}\""))).into_iter().collect(),
     };
     let answer = client::ask(&args.client.api, &call).await.map_err(not_resigned)?;
     print(&args.client, &answer, show::resigned)

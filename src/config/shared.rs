@@ -11,13 +11,15 @@ use crate::time::Duration;
 pub fn settings(config: &NodeConfig) -> String {
     let raft = &config.raft;
     let election = [raft.election_timeout_min, raft.election_timeout_max].map(millis);
-    let raft = Table::from_iter([
+    let mut raft = Table::from_iter([
         ("heartbeat_interval_ms".to_owned(), millis(raft.heartbeat_interval)),
         ("election_timeout_ms".to_owned(), Value::Array(election.into())),
         ("clock_drift_ppm".to_owned(), Value::Integer(raft.clock_drift_ppm.into())),
         ("lease_margin_ms".to_owned(), millis(raft.lease_margin)),
         ("lease_reads".to_owned(), Value::Boolean(raft.lease_reads)),
     ]);
+    let zone = config.preferred_zone.clone().map(Value::String);
+    raft.extend(zone.map(|zone| ("preferred_zone".to_owned(), zone)));
     let mut root = Table::from_iter([("raft".to_owned(), Value::Table(raft))]);
     let routes: Vec<Value> = config.routes.iter().map(|route| Value::Table(written(route))).collect();
     if !routes.is_empty() {

@@ -444,3 +444,62 @@ fn a_guard_needs_certificates_only_beyond_loopback() {
     let exposed = parse_guard("g", &text("0.0.0.0:7190"), []).expect_err("anybody could raise the fence");
     assert!(exposed.to_string().contains("tls.ca"), "{exposed}");
 }
+
+#[test]
+fn what_a_joining_node_is_told_of_a_configuration_says_the_same() {
+    let set = [
+        ("TERMGATE_RAFT__ELECTION_TIMEOUT_MS", "[200, 500]"),
+        ("TERMGATE_RAFT__LEASE_READS", "false"),
+        ("TERMGATE_RAFT__PREFERRED_ZONE", "eu-1"),
+        ("TERMGATE_ROUTE__0__MATCH__HOST", "a.example"),
+        ("TERMGATE_ROUTE__0__READS", "stale"),
+        ("TERMGATE_ROUTE__1", "{ name = 'b', match = {}, backend = 'https://[::1]:9', fence = 'drain' }"),
+    ];
+    let told = node(NODE, &set).unwrap().config;
+    let start = NODE.find("[raft]").unwrap();
+    let text = format!("{}{}", &NODE[..start], shared::settings(&told));
+    let heard = node(&text, &[]).unwrap().config;
+    assert_eq!((&heard.raft, heard.routes.len()), (&told.raft, 2));
+    assert_eq!((&heard.routes, &heard.preferred_zone), (&told.routes, &told.preferred_zone));
+    let bare = NodeConfig { routes: Vec::new(), ..told };
+    assert!(!shared::settings(&bare).contains("route"), "no resources, no section");
+}
+
+#[test]
+fn a_node_that_joins_need_not_know_the_members() {
+    let start = NODE.find("# The initial members").unwrap();
+    let end = NODE.find("[listen]").unwrap();
+    let joining = |members: &str| format!("{}join = true\n{members}{}", &NODE[..start], &NODE[end..]);
+    let config = node(&joining(""), &[]).unwrap().config;
+    assert_eq!((config.join, config.members.len()), (true, 0));
+    let others = "members = [{ id = 2, peer = 'b:1', proxy = 'b:2', api = 'b:3' }]\n";
+    let Checked { config, warnings } = node(&joining(others), &[]).unwrap();
+    assert_eq!((config.members.len(), warnings), (1, vec![]), "how many there are is not decided here");
+    assert!(!node(NODE, &[]).unwrap().config.join);
+    let listen = joining("").replace("peer = \"0.0.0.0:7100\"\n", "");
+    let (keys, all) = complaints(&listen, &[]);
+    assert_eq!(keys, ["listen.peer"], "{all}");
+    let (keys, all) = complaints(&replaced("id = 1  ", "id = 9  "), &[("TERMGATE_CLUSTER__JOIN", "false")]);
+    assert_eq!(keys, ["node.id"], "{all}");
+}
+
+#[test]
+fn the_authoritys_key_is_looked_at_and_only_nodes_have_it() {
+    let desk = Desk::new();
+    let with = |ca_key: &str| {
+        [("key = \"certs/node-1.key\"", format!("key = \"certs/node-1.key\"\nca_key = \"{ca_key}\""))]
+    };
+    let load = |ca_key: &str| {
+        let changes = with(ca_key);
+        load_node(&desk.write(NODE, &[(changes[0].0, &changes[0].1)]))
+    };
+    let config = load("certs/ca.key").unwrap().config;
+    assert_eq!(config.tls.ca_key, Some(desk.path("orders/ca.key")));
+    for wrong in ["others/ca.key", "certs/node-1.key", "certs/none.key", "certs/ca.pem"] {
+        let (keys, all) = refused(load(wrong));
+        assert_eq!(keys, ["tls.ca_key"], "{all}");
+    }
+    let key = "key = \"certs/guard-orders.key\"";
+    let guard = [(key, &*format!("{key}\nca_key = \"certs/ca.key\""))];
+    assert_eq!(refused(load_guard(&desk.write(GUARD, &guard))).0, ["tls.ca_key"]);
+}
