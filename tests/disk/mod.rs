@@ -69,6 +69,10 @@ struct State {
     flushes: u64,
     fault_at: Option<(u64, Fault)>,
     flush_fault_at: Option<(u64, Fault)>,
+    /// Every write fails for want of space.
+    full: bool,
+    /// A flush failed: what it covered is neither dirty nor on the disk.
+    flush_failed: bool,
     off: bool,
     power_cycle: u64,
 }
@@ -131,6 +135,52 @@ impl Disk {
         self.state().flush_fault_at = Some((flush, fault));
     }
 
+    /// No call fails any more that was to fail.
+    pub fn no_fault(&self) {
+        self.state().fault_at = None;
+        self.state().flush_fault_at = None;
+    }
+
+    /// From now on every write fails for want of space, or does not any more.
+    pub fn fill(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// Every call fails from now on, until a [`Disk::reboot`] or [`Disk::kill`].
+    pub fn switch_off(&self) {
+        self.state().off = true;
+    }
+
+    /// Whether every call fails now.
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
+    /// The process that has it open ends, and the machine goes on: what was written and not flushed is
+    /// still to be read, and still to be flushed. What a failed flush covered is gone: nothing will ever
+    /// write it, so a reader must not see it either.
+    pub fn kill(&self) {
+        let mut state = self.state();
+        if state.flush_failed {
+            let mut live = state.durable.clone();
+            state.unflushed.iter().for_each(|change| change.apply(&mut live));
+            state.live = live;
+        }
+        state.flush_failed = false;
+        state.off = false;
+        state.fault_at = None;
+        state.flush_fault_at = None;
+        state.power_cycle += 1;
+    }
+
+    /// Damages what it holds, durably.
+    pub fn damage(&self, harm: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        harm(&mut state.durable);
+        state.unflushed.clear();
+        state.live = state.durable.clone();
+    }
+
     /// Cuts the power if it is still on, and starts again with what survived.
     pub fn reboot(&self, survival: Survival, seed: u64) {
         let mut state = self.state();
@@ -146,6 +196,7 @@ impl Disk {
         }
         state.live = state.durable.clone();
         state.off = false;
+        state.flush_failed = false;
         state.fault_at = None;
         state.flush_fault_at = None;
         state.power_cycle += 1;
@@ -203,6 +254,7 @@ impl Backend {
             fault = fault.or(state.flush_fault_at.filter(|(at, _)| *at == number).map(|(_, fault)| fault));
         }
         let error = match fault {
+            None if state.full && !flush => io::Error::from(io::ErrorKind::StorageFull),
             None => return Ok(state),
             Some(Fault::Error) => io::Error::other("injected input/output error"),
             Some(Fault::Full) => io::Error::from(io::ErrorKind::StorageFull),
@@ -213,6 +265,7 @@ impl Backend {
         };
         if flush {
             state.unflushed.clear();
+            state.flush_failed = true;
         }
         Err(error)
     }

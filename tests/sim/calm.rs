@@ -55,6 +55,9 @@ impl World {
     fn heal_disk(&mut self, node: usize) {
         self.mend_disk(node);
         self.nodes[node].doomed_steps = 0;
+        if let Some(flash) = self.nodes[node].disk.flash() {
+            flash.heal();
+        }
         let boot = self.nodes[node].disk.life().boot;
         if let Some(fsync) = self.nodes[node].disk.fsync_under_way() {
             self.schedule(MS, Event::Fsynced { node, boot, fsync });
@@ -81,7 +84,8 @@ impl World {
         let mut order: Vec<usize> = (0..count).collect();
         order.rotate_left(self.chances.nemesis.below(count as u64) as usize);
         let kind = self.chances.nemesis.below(8);
-        if minority == 0 || kind > 4 {
+        let already = self.nodes.iter().any(|n| n.is_rotten);
+        if minority == 0 || kind > 4 || already {
             return false;
         }
         let few = order[..minority].to_vec();
@@ -157,7 +161,7 @@ impl World {
         let Some(leader) = self.leader() else { return false };
         let term = self.nodes[leader].term();
         let follow = |p: &crate::process::Process| p.leadership.term == term && p.leadership.leader.is_some();
-        self.has_a_leader() && self.nodes.iter().all(|n| n.process.as_ref().is_some_and(follow))
+        self.has_a_leader() && self.nodes.iter().all(|n| n.is_lost || n.process.as_ref().is_some_and(follow))
     }
 
     /// Whether a lease lasts longer than two heartbeats and a round trip, so that a healthy leader
@@ -178,7 +182,10 @@ impl World {
         let committed = self.committed();
         let applied = |i: LogIndex| i == committed;
         let whole = |n: &crate::process::SimNode| {
-            n.process.as_ref().is_some_and(|p| applied(p.leadership.last_applied) && p.waiters.is_empty())
+            n.is_lost
+                || n.process
+                    .as_ref()
+                    .is_some_and(|p| applied(p.leadership.last_applied) && p.waiters.is_empty())
         };
         self.has_one_leader() && self.nodes.iter().all(whole) && self.oracle.open_writes().is_empty()
     }

@@ -5,15 +5,19 @@
 //! (one transaction after the other). Keeping a prefix of single writes is harsher than the real
 //! store, which keeps or loses whole groups. A snapshot's content is there whole or not at all: it gets
 //! its name last. What was being received is lost.
+//!
+//! In some runs the project's own store lies below it (`flash`). This model then says what must be found.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use termgate::ids::{IoSeq, Life, LogId, LogIndex};
+use termgate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
 use termgate::raft::config::Config;
 use termgate::raft::entry::{Durable, Entry, HardState, Membership, Persist, Snapshot, SnapshotId};
 use termgate::time::Duration;
 
+use crate::flash::{Crash, Flash, NoStart};
 use crate::model::keep;
+use crate::params::StoreParams;
 use crate::rng::Rng;
 
 /// The durable state of one node, and what is on its way there.
@@ -27,6 +31,8 @@ pub struct Disk {
     fsync: u64,
     /// The longest promise that any life so far may have given; stored at each start.
     promised: Duration,
+    /// The project's own store, when it is part of the world.
+    flash: Option<Flash>,
     /// The contents of snapshots.
     pub contents: BTreeMap<SnapshotId, Vec<u8>>,
     /// One that is being received.
@@ -35,8 +41,10 @@ pub struct Disk {
 
 impl Disk {
     /// A fresh data directory.
-    pub fn new(incarnation: u64, membership: Membership) -> Self {
+    pub fn new(node: NodeId, incarnation: u64, membership: Membership, store: Option<StoreParams>) -> Self {
+        let flash = store.map(|params| Flash::new(node, membership.clone(), incarnation, params));
         Self {
+            flash,
             life: Life { incarnation, boot: 0 },
             durable: Durable { membership, ..Durable::default() },
             queue: VecDeque::new(),
@@ -49,14 +57,36 @@ impl Disk {
     }
 
     /// A start of the process: the boot count, and what this life may promise, are durable before
-    /// anything else happens. Returns also what earlier lives may have promised.
-    pub fn boot(&mut self, config: &Config) -> (Life, Durable, Duration) {
+    /// anything else happens. Returns also what earlier lives may have promised. Writes of which it was
+    /// not known whether they were durable are shown to `seen` when they are.
+    pub fn boot(
+        &mut self,
+        config: &Config,
+        rng: &mut Rng,
+        mut seen: impl FnMut(&Persist),
+    ) -> Result<(Life, Durable, Duration), NoStart> {
+        if let Some(flash) = &mut self.flash {
+            let (life, promised, late) = flash.open(&self.durable, config.election_timeout_min, rng)?;
+            // A start that was cut short may have been counted, and its promise kept.
+            if life.incarnation != self.life.incarnation || life.boot <= self.life.boot {
+                return Err(NoStart::Wrong(format!("ST-5: the life after {:?} is {life:?}", self.life)));
+            }
+            if promised < self.promised {
+                return Err(NoStart::Wrong(format!("ST-5: {promised:?} of {:?} promised", self.promised)));
+            }
+            self.life.boot = life.boot - 1;
+            self.promised = promised;
+            for write in late {
+                seen(&write);
+                keep(&mut self.durable, &write);
+            }
+        }
         self.life.boot += 1;
         let promised = self.promised;
         self.promised = promised.max(config.election_timeout_min);
         let current = self.durable.snapshot.as_ref().map(|snapshot| snapshot.id);
         self.contents.retain(|id, _| Some(*id) == current);
-        (self.life, self.durable.clone(), promised)
+        Ok((self.life, self.durable.clone(), promised))
     }
 
     /// The content of the snapshot that a start begins with.
@@ -87,6 +117,18 @@ impl Disk {
         (self.in_fsync > 0).then_some(self.fsync)
     }
 
+    /// Commits what the fsync covers to the store, if there is one.
+    pub fn commit(&mut self, fails: bool, full: bool, rng: &mut Rng) -> Result<(), ()> {
+        let Some(flash) = &mut self.flash else { return if fails || full { Err(()) } else { Ok(()) } };
+        let batch: Vec<Persist> = self.queue.iter().take(self.in_fsync).cloned().collect();
+        flash.write(&batch, fails, full, rng)
+    }
+
+    /// The store, if there is one.
+    pub const fn flash(&mut self) -> Option<&mut Flash> {
+        self.flash.as_mut()
+    }
+
     /// Ends the fsync: hands each write to `seen` as it becomes durable, and returns the watermark.
     pub fn end_fsync(&mut self, mut seen: impl FnMut(&Persist)) -> Option<IoSeq> {
         let mut watermark = None;
@@ -99,9 +141,17 @@ impl Disk {
         watermark
     }
 
-    /// Power loss: a random prefix of what was not acknowledged is kept. Returns (kept, lost).
-    pub fn crash(&mut self, rng: &mut Rng, mut seen: impl FnMut(&Persist)) -> (usize, usize) {
+    /// Power loss: a random prefix of what was not acknowledged is kept; with a store, the next start
+    /// knows what. Returns (kept, lost).
+    pub fn crash(&mut self, rng: &mut Rng, mut seen: impl FnMut(&Persist)) -> (usize, usize, Crash) {
         let queued = self.queue.len();
+        if let Some(flash) = &mut self.flash {
+            let queue: Vec<Persist> = std::mem::take(&mut self.queue).into();
+            let crash = flash.crash(&queue[..self.in_fsync], rng);
+            self.in_fsync = 0;
+            self.incoming = None;
+            return (0, queued, crash);
+        }
         let kept = match rng.below(3) {
             0 => 0,
             1 => queued,
@@ -113,7 +163,7 @@ impl Disk {
         }
         self.in_fsync = 0;
         self.incoming = None;
-        (kept, queued - kept)
+        (kept, queued - kept, Crash::Idle)
     }
 
     /// Whether writes wait for an fsync.

@@ -19,9 +19,12 @@ mod check;
 mod clients;
 mod clock;
 mod disk;
+mod flash;
 mod keeper;
 mod late;
 mod links;
+#[path = "../disk/mod.rs"]
+mod medium;
 #[path = "../model/mod.rs"]
 mod model;
 mod nemesis;
@@ -44,10 +47,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use stats::{Stat, Stats};
+use world::Disks;
 
 /// Seeds of the usual run. Without optimisation a fraction of them: they are run for the core's own
 /// assertions, which are compiled out with it.
 const USUAL_RUN: Range<u64> = if OPTIMISED { 1..20_001 } else { 1..301 };
+/// Seeds of the usual run on the real store, which takes ten times as long.
+const STORE_RUN: Range<u64> = if OPTIMISED { 1..2_001 } else { 1..31 };
 /// Seeds that are run again, in two other processes.
 const AGAIN: Range<u64> = if OPTIMISED { 1..201 } else { 1..11 };
 const OPTIMISED: bool = !cfg!(debug_assertions);
@@ -67,13 +73,13 @@ fn parse_seeds(text: &str) -> Option<Range<u64>> {
 }
 
 /// Splits `seeds` over the machine's cores and stops at the first failure of each part.
-fn run_on_all_cores(seeds: &Range<u64>) -> (Stats, Option<(u64, String)>) {
+fn run_on_all_cores(seeds: &Range<u64>, disks: Disks) -> (Stats, Option<(u64, String)>) {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let cores = env_number("JOBS").unwrap_or(cores).max(1);
     let share = (seeds.end - seeds.start).div_ceil(cores);
     let parts = (0..cores).map(|i| {
         let from = (seeds.start + i * share).min(seeds.end);
-        std::thread::spawn(move || run::run_all(from..from + share))
+        std::thread::spawn(move || run::run_all(from..from + share, disks))
     });
     let parts: Vec<_> = parts.collect();
     let mut all = Stats::new();
@@ -97,18 +103,22 @@ fn report(seeds: &Range<u64>, began: Instant, stats: &Stats) -> String {
     )
 }
 
-fn run_and_judge(seeds: &Range<u64>) {
+fn run_and_judge(seeds: &Range<u64>, disks: Disks) {
     let began = Instant::now();
-    let (stats, failure) = run_on_all_cores(seeds);
+    let (stats, failure) = run_on_all_cores(seeds, disks);
     if let Some((seed, violation)) = failure {
-        panic!("{}", run::explain(seed, &violation));
+        panic!("{}", run::explain(seed, disks, &violation));
     }
     println!("{}", report(seeds, began, &stats));
-    let zeros = stats.zeros();
+    let zeros = stats.zeros(disks);
     assert!(
         seeds.end - seeds.start < EVERY_FAULT || zeros.is_empty(),
         "never happened, so nothing is proven about it: {zeros:#?}"
     );
+}
+
+fn wanted_disks() -> Disks {
+    if env_number("STORE").is_some_and(|n| n != 0) { Disks::Store } else { Disks::Model }
 }
 
 fn wanted_seeds() -> Range<u64> {
@@ -118,20 +128,26 @@ fn wanted_seeds() -> Range<u64> {
 
 #[test]
 fn holds_every_invariant_under_every_fault() {
-    run_and_judge(&USUAL_RUN);
+    run_and_judge(&USUAL_RUN, Disks::Model);
+}
+
+/// ST-1, ST-5, ST-8: whatever the medium does, a start finds what was acknowledged, or is refused.
+#[test]
+fn holds_every_invariant_on_the_real_store() {
+    run_and_judge(&STORE_RUN, Disks::Store);
 }
 
 #[test]
 #[ignore = "long: give SEEDS=a..b"]
 fn runs_many_seeds() {
-    run_and_judge(&wanted_seeds());
+    run_and_judge(&wanted_seeds(), wanted_disks());
 }
 
 #[test]
 fn replays_one_seed() {
     let Some(seed) = env_number("SEED") else { return };
     let traced = env_number("TRACE").is_some_and(|n| n != 0);
-    let ending = run::play(seed, traced);
+    let ending = run::play(seed, wanted_disks(), traced);
     for line in &ending.trace {
         println!("{line}");
     }
@@ -141,9 +157,12 @@ fn replays_one_seed() {
     }
 }
 
+/// Of each seed, on the model and, of the first few, on the store.
 fn hashes(seeds: Range<u64>, traced: bool) -> String {
-    let hash = |seed| format!("seed {seed} hash {:016x}\n", run::play(seed, traced).hash);
-    seeds.map(hash).collect()
+    let hash = |seed, disks| format!("seed {seed} {disks:?} {:016x}\n", run::play(seed, disks, traced).hash);
+    let few = seeds.start..seeds.start + (seeds.end - seeds.start) / 10;
+    let store = few.map(|seed| hash(seed, Disks::Store));
+    seeds.map(|seed| hash(seed, Disks::Model)).chain(store).collect()
 }
 
 #[test]

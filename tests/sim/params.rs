@@ -105,6 +105,29 @@ impl DiskParams {
     }
 }
 
+/// The share of the medium below the real store.
+#[derive(Debug, Clone)]
+pub struct StoreParams {
+    /// Starts in which the power goes again, per million.
+    pub cut_in_start_ppm: u32,
+    /// Crashes in which the process ends and the machine goes on, per million.
+    pub kill_ppm: u32,
+    /// Crashes after which something is damaged, per million.
+    pub rot_ppm: u32,
+}
+
+impl StoreParams {
+    /// That of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::stream(seed, 8);
+        Self {
+            cut_in_start_ppm: sometimes(rng, |r| r.range(20_000, 400_000)) as u32,
+            kill_ppm: rng.pick(&[0, 300_000, 700_000, 1_000_000]),
+            rot_ppm: sometimes(rng, |r| r.range(20_000, 300_000)) as u32,
+        }
+    }
+}
+
 /// What the nemesis may do at random, and how often. Zero: not in this world.
 #[derive(Debug, Clone)]
 pub struct FaultParams {
@@ -147,6 +170,8 @@ pub struct Params {
     pub clocks_in_bound: bool,
     /// The network.
     pub net: NetParams,
+    /// How the medium below the real store misbehaves, when that is part of the world.
+    pub store: Option<StoreParams>,
     /// The disks.
     pub disk: DiskParams,
     /// The nemesis.
@@ -208,6 +233,7 @@ impl Params {
             snapshot_damage_ppm: sometimes(rng, |r| r.range(10_000, 300_000)) as u32,
             encode: rng.chance(250_000),
             upgrades: rng.chance(100_000),
+            store: None,
             batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,
             notice_gaps: rng.coin(),
             configs,

@@ -6,19 +6,21 @@ use std::sync::{Arc, RwLock};
 
 use termgate::driver::cycle::Cycle;
 use termgate::fencing::leadership::Leadership;
-use termgate::ids::{IoSeq, LogIndex, Term, Ticket};
+use termgate::ids::{IoSeq, Life, LogIndex, Term, Ticket};
 use termgate::raft::config::Config;
 use termgate::raft::effect::{Input, RoleKind};
+use termgate::raft::entry::Durable;
 use termgate::raft::message::Message;
 use termgate::raft::{Boot, Node};
 use termgate::registry::machine::Machine;
-use termgate::time::Instant;
+use termgate::time::{Duration, Instant};
 use termgate::transport::codec::VERSION;
 
 use crate::backend::Gate;
 use crate::clients::Waiter;
 use crate::clock::{Clock, MS, True};
 use crate::disk::Disk;
+use crate::flash::{Crash, NoStart};
 use crate::keeper::decode;
 use crate::params::redraw_timers;
 use crate::stats::{Class, Stat};
@@ -51,6 +53,14 @@ pub struct SimNode {
     pub version: u8,
     /// Steps of snapshots' installations at each of which it may crash.
     pub doomed_steps: u32,
+    /// How its last process ended, until the next one has read the disk.
+    pub crashed: Crash,
+    /// Whether its last start was cut short.
+    pub cut_in_start: bool,
+    /// Whether its disk was damaged, so that it may not come back.
+    pub is_rotten: bool,
+    /// Whether it can't come back.
+    pub is_lost: bool,
     /// Whether a snapshot it fetched was damaged, and none was whole since.
     pub was_damaged: bool,
     paused: bool,
@@ -118,6 +128,10 @@ impl SimNode {
             clock_stopped: false,
             version: VERSION,
             doomed_steps: 0,
+            crashed: Crash::Idle,
+            cut_in_start: false,
+            is_rotten: false,
+            is_lost: false,
             was_damaged: false,
             paused: false,
         }
@@ -159,14 +173,15 @@ impl SimNode {
 impl World {
     /// Starts a process from what the disk holds.
     pub fn start(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() || self.has_no_room_to_start(node) {
+        let it = &self.nodes[node];
+        if it.process.is_some() || it.is_lost || self.has_no_room_to_start(node) {
             return;
         }
         let seed = self.chances.node.draw();
         self.change_the_program(node);
+        let Some((life, durable, promised)) = self.boot(node) else { return };
         let it = &mut self.nodes[node];
         let now = it.clock.at(self.now);
-        let (life, durable, promised) = it.disk.boot(&it.config);
         let machine = it.disk.content().map_or_else(|| Machine::new(Vec::new()), decode);
         let machine = Arc::new(RwLock::new(machine));
         let core = Node::new(it.config.clone(), Boot { durable, life, promised }, seed, now);
@@ -192,9 +207,54 @@ impl World {
         self.turn(node, Input::Timeout);
     }
 
-    /// A start writes too; on a full disk it is tried again later.
+    /// Reads what the disk holds, and makes the new life durable; `None` when nothing comes of it.
+    fn boot(&mut self, node: usize) -> Option<(Life, Durable, Duration)> {
+        let checker = &mut self.checker;
+        let it = &mut self.nodes[node];
+        let mut late = 0;
+        let booted = it.disk.boot(&it.config, &mut self.chances.disk, |write| {
+            late += 1;
+            checker.on_durable(node, write);
+        });
+        self.stats.add_many(Stat::WritesKept, late);
+        let in_commit = std::mem::replace(&mut self.nodes[node].crashed, Crash::Idle);
+        self.stats.mattered(Class::CutInCommit, late > 0 && in_commit == Crash::CutInCommit);
+        self.stats.mattered(Class::KilledInCommit, late > 0 && in_commit == Crash::KilledInCommit);
+        let cut_before = std::mem::take(&mut self.nodes[node].cut_in_start);
+        let no_start = match booted {
+            Ok(boot) => return Some(boot),
+            Err(no_start) => no_start,
+        };
+        self.trace.line(self.now, Some(node), || format!("DOES NOT START: {no_start:?}"));
+        match no_start {
+            NoStart::Wrong(text) => self.checker.fail(format!("node {}: {text}", node + 1)),
+            NoStart::Damaged => {
+                self.nodes[node].is_lost = true;
+                self.stats.mattered(Class::Rot, true);
+            }
+            NoStart::PowerCut | NoStart::Full => {
+                let cut = matches!(no_start, NoStart::PowerCut);
+                if cut {
+                    self.stats.fired(Class::CutInStart);
+                }
+                self.stats.mattered(Class::CutInStart, cut && cut_before);
+                self.stats.mattered(Class::FullDisk, !cut);
+                self.nodes[node].cut_in_start = cut;
+                self.nodes[node].crashed = in_commit;
+                let again = self.chances.disk.log_range(MS / 5, 100 * MS);
+                self.schedule(again, Event::Restart { node });
+            }
+        }
+        None
+    }
+
+    /// A start writes too; on a full disk it is tried again later. The real store finds out by itself.
     fn has_no_room_to_start(&mut self, node: usize) -> bool {
         let full = self.nodes[node].disk_state.full_until > self.now;
+        if let Some(flash) = self.nodes[node].disk.flash() {
+            flash.fill(full);
+            return false;
+        }
         if full {
             self.stats.mattered(Class::FullDisk, true);
             let again = self.chances.disk.log_range(10 * MS, self.election());
@@ -228,8 +288,9 @@ impl World {
             self.never_noticed(event);
         }
         let checker = &mut self.checker;
-        let (kept, lost) =
+        let (kept, lost, how) =
             self.nodes[node].disk.crash(&mut self.chances.disk, |w| checker.on_durable(node, w));
+        self.count_crash(node, how);
         self.checker.on_crash(node);
         self.trace.line(self.now, Some(node), || format!("CRASH, {kept} queued writes kept, {lost} lost"));
         self.stats.add_many(Stat::WritesLost, lost as u64);
@@ -238,6 +299,25 @@ impl World {
             self.abandon(waiter);
         }
         lost
+    }
+
+    fn count_crash(&mut self, node: usize, how: Crash) {
+        match how {
+            Crash::Idle => {}
+            Crash::CutInCommit => self.stats.fired(Class::CutInCommit),
+            Crash::KilledInCommit => self.stats.fired(Class::KilledInCommit),
+        }
+        self.nodes[node].crashed = how;
+        let rot = self.params.store.as_ref().map_or(0, |store| store.rot_ppm);
+        let fit = |n: &&SimNode| !n.is_lost && !n.is_rotten;
+        let spare = self.nodes.iter().filter(fit).count() > self.nodes.len() / 2 + 1;
+        if spare && !self.calm && !self.nodes[node].is_rotten && self.chances.disk.chance(rot) {
+            self.nodes[node].is_rotten = true;
+            self.stats.fired(Class::Rot);
+            if let Some(flash) = self.nodes[node].disk.flash() {
+                flash.rot(&mut self.chances.disk);
+            }
+        }
     }
 
     fn run_clock_again(&mut self, node: usize) {
@@ -313,16 +393,11 @@ impl World {
             let wait = state.hangs_until - self.now;
             return self.schedule(wait, Event::Fsynced { node, boot, fsync });
         }
-        if state.full_until > self.now {
-            self.stats.mattered(Class::FullDisk, true);
-            self.trace.line(self.now, Some(node), || "no space is left".to_owned());
-            let down = self.chances.disk.log_range(MS, 100 * MS);
-            self.crash_for(node, down);
-            return;
-        }
-        if self.chances.disk.chance(self.disk_params.error_ppm) {
-            self.trace.line(self.now, Some(node), || "fsync fails".to_owned());
-            return self.crash_and_restart(node, Class::FsyncError);
+        let full = state.full_until > self.now;
+        let fails = !full && self.chances.disk.chance(self.disk_params.error_ppm);
+        if self.nodes[node].disk.commit(fails, full, &mut self.chances.disk).is_err() {
+            let class = if full { Class::FullDisk } else { Class::FsyncError };
+            return self.end_on_disk_error(node, class);
         }
         let checker = &mut self.checker;
         let done = self.nodes[node].disk.end_fsync(|write| checker.on_durable(node, write));
@@ -330,6 +405,17 @@ impl World {
         if let Some(io) = done {
             self.happen(Event::Persisted { node, boot, io });
         }
+    }
+
+    /// The first error of the disk is the last: the process ends.
+    fn end_on_disk_error(&mut self, node: usize, class: Class) {
+        self.trace.line(self.now, Some(node), || format!("{class:?} ends the process"));
+        if class == Class::FsyncError {
+            return self.crash_and_restart(node, class);
+        }
+        self.stats.mattered(class, true);
+        let down = self.chances.disk.log_range(MS, 100 * MS);
+        self.crash_for(node, down);
     }
 
     pub(crate) fn on_persisted(&mut self, node: usize, boot: u64, io: IoSeq) {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::stats::{Stat, Stats};
-use crate::world::World;
+use crate::world::{Disks, World};
 
 /// How a seed ended.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Ending {
 }
 
 /// Plays one world: a storm, then calm.
-pub fn play(seed: u64, traced: bool) -> Ending {
-    let mut world = World::new(seed, traced);
+pub fn play(seed: u64, disks: Disks, traced: bool) -> Ending {
+    let mut world = World::new(seed, disks, traced);
     // A panic in the core is a finding like any other; the world is looked at, not used, after it.
     let played = catch_unwind(AssertUnwindSafe(|| {
         let storm = world.params.storm;
@@ -63,23 +63,24 @@ pub fn play(seed: u64, traced: bool) -> Ending {
 const SHOWN: usize = 120;
 
 /// A seed's failure, in words: what, the end of its trace, and how to see all of it.
-pub fn explain(seed: u64, violation: &str) -> String {
-    let again = play(seed, true);
+pub fn explain(seed: u64, disks: Disks, violation: &str) -> String {
+    let again = play(seed, disks, true);
     let from = again.trace.len().saturating_sub(SHOWN);
     let same = again.violation.as_deref() == Some(violation);
     let note = if same { "" } else { "\nTHE REPLAY DIFFERS: the world is not deterministic" };
+    let store = if disks == Disks::Store { "STORE=1 " } else { "" };
     format!(
         "SEED={seed} fails: {violation}\n{}{note}\nSEED={seed} fails: {violation}\n\
-         replay: SEED={seed} TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture\n",
+         replay: {store}SEED={seed} TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture\n",
         again.trace[from..].join("\n"),
     )
 }
 
 /// Runs `seeds`; the counters of all, and the first failure.
-pub fn run_all(seeds: std::ops::Range<u64>) -> (Stats, Option<(u64, String)>) {
+pub fn run_all(seeds: std::ops::Range<u64>, disks: Disks) -> (Stats, Option<(u64, String)>) {
     let mut stats = Stats::new();
     for seed in seeds {
-        let ending = play(seed, false);
+        let ending = play(seed, disks, false);
         stats.merge(&ending.stats);
         if let Some(violation) = ending.violation {
             return (stats, Some((seed, violation)));

@@ -19,7 +19,7 @@ use crate::disk::Disk;
 use crate::nemesis::{Fault, Nemesis};
 use crate::net::Net;
 use crate::oracle::Oracle;
-use crate::params::{DiskParams, Params};
+use crate::params::{DiskParams, Params, StoreParams};
 use crate::process::SimNode;
 use crate::rng::{Rng, mix};
 use crate::script::Play;
@@ -112,6 +112,15 @@ pub struct Chances {
     pub client: Rng,
 }
 
+/// What lies below the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disks {
+    /// The model alone.
+    Model,
+    /// The project's own store, on a medium that fails.
+    Store,
+}
+
 /// One simulated cluster and all around it.
 pub struct World {
     /// What the seed decided.
@@ -152,15 +161,16 @@ pub struct World {
 
 impl World {
     /// The world of `seed`, with every node about to start.
-    pub fn new(seed: u64, traced: bool) -> Self {
-        let params = Params::draw(seed);
+    pub fn new(seed: u64, disks: Disks, traced: bool) -> Self {
+        let mut params = Params::draw(seed);
+        params.store = (disks == Disks::Store).then(|| StoreParams::draw(seed));
         let count = params.configs.len();
         let membership = Membership::of_voters((1..=count as u64).map(NodeId));
         let mut clocks = Rng::stream(seed, 2);
         let mut nodes = Vec::new();
         for (index, config) in params.configs.iter().enumerate() {
             let clock = Clock::new(&mut clocks, 0);
-            let disk = Disk::new(clocks.draw(), membership.clone());
+            let disk = Disk::new(config.id, clocks.draw(), membership.clone(), params.store.clone());
             nodes.push(SimNode::new(index, config.clone(), clock, disk));
         }
         let mut world = Self {
