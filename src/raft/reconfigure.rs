@@ -194,7 +194,11 @@ impl Leader {
         let last = core.last_log().index;
         let index = self.append(core, Payload::Membership(membership));
         for id in core.peers() {
-            self.leaving.remove(&id);
+            // MC-10: one that was left out a moment ago and is added again may have lost what it had: nothing that
+            // it said before counts, or a heartbeat would name an entry that its new directory never held (C14).
+            if self.leaving.remove(&id).is_some() {
+                self.peers.remove(&id);
+            }
             self.peers.entry(id).or_insert_with(|| Progress::new(core.next_session(), last, core.now));
         }
         let until = core.now + core.config.election_timeout_max * TELL_FOR;
