@@ -7,6 +7,7 @@
 //! | `ledger` | three nodes before `examples/ledger` before a PostgreSQL server of our own |
 //! | `full_disk` | nodes whose data directory lies on a file system that gets full |
 //! | `long_log` | a node that has much to apply when it starts again |
+//! | `membership` | members that come, go, are replaced and move under load |
 //! | `snapshot` | a log that is compacted, and a node that was away for longer than it reaches back |
 //! | `told` | writes, and whether what landed is what their clients were told |
 //!
@@ -20,6 +21,7 @@ mod disaster;
 mod full_disk;
 mod ledger;
 mod long_log;
+mod membership;
 mod snapshot;
 mod told;
 

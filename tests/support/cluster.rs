@@ -161,6 +161,51 @@ impl Cluster {
         self.dir().join(format!("node-{id}.toml"))
     }
 
+    /// Makes a place for the next node, which no configuration names, and answers its id.
+    pub fn make_place(&mut self) -> u64 {
+        let id = self.nodes.len() as u64 + 1;
+        let node = self.node(id);
+        std::fs::create_dir_all(&node.dir).expect("the node's directory can be made");
+        self.nodes.push(node);
+        id
+    }
+
+    /// Certificate and configuration of a node that is to be added, as its operator makes them.
+    pub fn equip(&self, id: u64) {
+        let certs = self.dir().join("certs");
+        let (certs, ip) =
+            (certs.to_str().expect("a plain path"), self.plan.placement.node_ip(id).to_string());
+        let id_text = id.to_string();
+        run_tool(&["certs", "issue", "--ca", certs, "--node", &id_text, "--out", certs, "--san", &ip]);
+        std::fs::write(self.config_of(id), self.node_toml(id)).expect("the configuration is written");
+    }
+
+    /// Node `id`'s addresses for others: peer, proxy and API.
+    pub fn addresses_of(&self, id: u64) -> [String; 3] {
+        let ip = self.plan.placement.node_ip(id);
+        [0, 1, 2].map(|which| SocketAddr::new(ip, self.port(id, which)).to_string())
+    }
+
+    /// Starts a program in the place of node `id`.
+    pub fn start_in_place_of(&mut self, id: u64, program: &[&str]) {
+        let log = self.dir().join(format!("node-{id}.log"));
+        let process = Process::spawn(&format!("node {id}"), &log, program, &[]);
+        self.nodes[id as usize - 1].process = Some(process);
+    }
+
+    /// Where node `id` is reached and listens from its next start on.
+    pub fn move_node(&mut self, id: u64, to: u64) {
+        let (old, new) = (self.addresses_of(id), self.addresses_of(to));
+        let mut text = std::fs::read_to_string(self.config_of(id)).expect("the configuration");
+        for (old, new) in old.iter().zip(&new) {
+            text = text.replace(&format!("\"{old}\""), &format!("\"{new}\""));
+        }
+        std::fs::write(self.config_of(id), text).expect("the configuration is written");
+        let [_, proxy, api] = new.map(|address| address.parse().expect("an address"));
+        let node = &mut self.nodes[id as usize - 1];
+        (node.proxy, node.api) = (proxy, api);
+    }
+
     /// Lets the run's directory stay after the run; returns it.
     pub fn keep_files(&mut self) -> PathBuf {
         self.dir.disable_cleanup(true);
@@ -226,7 +271,11 @@ impl Cluster {
             self.at(id).data_dir(),
             self.plan.name
         );
-        for other in 1..=self.plan.nodes {
+        let joins = id > self.plan.nodes;
+        if joins {
+            text += "join = true\n";
+        }
+        for other in (1..=self.plan.nodes).chain(joins.then_some(id)) {
             let ip = self.plan.placement.node_ip(other);
             let [peer, proxy, api] = [0, 1, 2].map(|which| self.port(other, which));
             text += &format!(
