@@ -408,11 +408,12 @@ impl Cycle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Life;
+    use crate::ids::{Life, ReadPos, Session};
     use crate::raft::Boot;
     use crate::raft::config::Config;
     use crate::raft::effect::RoleKind;
     use crate::raft::entry::{Durable, HardState, Payload};
+    use crate::raft::message::{AppendEntries, Beat, Body};
     use crate::time::Duration;
 
     const NOW: Instant = Instant::from_millis(1000);
@@ -530,6 +531,41 @@ mod tests {
         let work = drained(&mut cycle);
         assert!(matches!(work[..], [SnapshotWork::Settled(settled)] if settled == id), "{work:?}");
         assert_eq!(cycle.view().log_base, LogId::new(Term(1), LogIndex(9)));
+    }
+
+    /// N4: who was added applies what lies before that without knowing who took part then.
+    #[test]
+    fn no_snapshot_is_taken_without_the_membership_that_belongs_to_it() {
+        let config = Config { snapshot_entries: 1, ..Config::new(NodeId(4)) };
+        let boot = Boot {
+            durable: Durable::default(),
+            life: Life { incarnation: 4, boot: 1 },
+            promised: Duration::ZERO,
+        };
+        let node = Node::new(config, boot, 1, Instant::ZERO);
+        let mut cycle = Cycle::new(node, Arc::new(RwLock::new(Machine::new(Vec::new()))));
+        let membership = Membership { learners: [NodeId(4)].into(), ..Membership::of_voters([NodeId(1)]) };
+        let added = Entry { id: LogId::new(Term(1), LogIndex(2)), payload: Payload::Membership(membership) };
+        for (prev, entry, taken) in [(LogId::ZERO, noop(1), 0), (noop(1).id, added, 1)] {
+            let leader_commit = entry.id.index;
+            cycle.feed(NOW, Input::Receive(append(prev, entry, leader_commit)));
+            assert_eq!(drained(&mut cycle).len(), taken, "after {leader_commit}");
+            assert_eq!(cycle.view().last_applied, leader_commit);
+        }
+    }
+
+    /// From node 1 to node 4.
+    fn append(prev_log: LogId, entry: Entry, leader_commit: LogIndex) -> Message {
+        let beat = Beat { sent_at: NOW, read_pos: ReadPos::ZERO };
+        let append = AppendEntries { prev_log, entries: vec![entry], leader_commit, beat, known: Vec::new() };
+        Message {
+            from: NodeId(1),
+            to: NodeId(4),
+            term: Term(1),
+            life: Life { incarnation: 1, boot: 1 },
+            session: Session(1),
+            body: Body::AppendEntries(append),
+        }
     }
 
     /// N9: what was committed before an installation and is not applied yet is part of it.

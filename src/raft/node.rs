@@ -307,12 +307,15 @@ impl Node {
         }
     }
 
-    /// What a snapshot taken now would stand for, when it is time to take one.
+    /// What a snapshot taken now would stand for, when it is time to take one. A node that was added and
+    /// has not come to the entry that says so does not know the membership that belongs to it (N4).
     pub fn wants_snapshot(&self) -> Option<(LogId, Membership)> {
         let core = &self.core;
         let index = core.last_applied;
         let term = core.log.term_at(index)?;
-        core.wants_snapshot().then(|| (LogId::new(term, index), core.log.membership_at(index).clone()))
+        let membership = core.log.membership_at(index);
+        let wants = core.wants_snapshot() && !membership.voters.is_empty();
+        wants.then(|| (LogId::new(term, index), membership.clone()))
     }
 
     /// L9: a node whose disk stalls can't lead, and can't vote for itself.
