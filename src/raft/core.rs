@@ -114,6 +114,8 @@ pub(super) struct Core {
     pub snapshot: Option<Snapshot>,
     /// Bytes of the entries that were committed since it was taken.
     pub bytes_since_snapshot: usize,
+    /// Whether a membership that this node met ever named it: until then it waits to be added.
+    named: bool,
     /// A transfer that this node began as leader and whose end it has not heard yet.
     pub departure: Option<Departure>,
     pub effects: VecDeque<Effect>,
@@ -140,7 +142,6 @@ impl Core {
             hard_state: boot.durable.hard_state,
             commit_index: started_at,
             last_applied: started_at,
-            log,
             snapshot: boot.durable.snapshot,
             bytes_since_snapshot: 0,
             promised: Promised { until: now, to: None, hold_until: now + hold },
@@ -148,6 +149,7 @@ impl Core {
             lives: BTreeMap::new(),
             pinned: boot.durable.pinned,
             unwritten_pins: Vec::new(),
+            named: log.has_named(config.id),
             departure: None,
             effects: VecDeque::new(),
             rng: Rng(seed ^ config.id.0.rotate_left(32)),
@@ -158,6 +160,7 @@ impl Core {
             campaign: Campaign(first_number(boot.life)),
             session: Session::ZERO,
             read_id: first_number(boot.life),
+            log,
         }
     }
 
@@ -184,11 +187,11 @@ impl Core {
         self.is_voter() || (!self.is_settled() && agreed.is_voter(self.id()))
     }
 
-    /// MC-7: nobody leads this node, and the membership that it knows to be committed does not name it. One
+    /// MC-7: nobody leads this node, and the membership that it knows to be committed does not name it, as an
+    /// earlier one did. A new node that was given a snapshot from before it was added waits for the rest. One
     /// that catches up after being added again meets its removal in the log, but hears a leader then.
     pub fn say_if_removed(&mut self) {
-        let known = !self.membership().voters.is_empty();
-        if known && self.is_settled() && !self.membership().contains(self.id()) {
+        if self.named && self.is_settled() && !self.membership().contains(self.id()) {
             self.event(Event::Removed { at: self.log.membership_index() });
         }
     }
@@ -259,6 +262,7 @@ impl Core {
         assert!(from.is_none_or(|from| from > self.commit_index), "what is committed is never cut (C14)");
         let io = self.persist(Persist { truncate_from: from, append: entries.to_vec(), ..self.write() });
         self.log.splice(from, entries, io);
+        self.named |= self.log.has_named(self.config.id);
     }
 
     /// The own state was written down: begin the log later, but keep what comes after `needed`.
@@ -285,6 +289,7 @@ impl Core {
         let keeps_tail = self.log.holds(last);
         let compact = Some(Compaction { snapshot: snapshot.clone(), base: last, keeps_tail });
         let io = self.persist(Persist { compact, ..self.write() });
+        self.named |= snapshot.membership.contains(self.config.id);
         if keeps_tail {
             self.log.compact(last);
         } else {

@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::{IoSeq, LogId, LogIndex, Term};
+use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term};
 use crate::raft::entry::{Durable, Entry, Membership, Payload};
 
 /// The log of one node.
@@ -61,6 +61,11 @@ impl Log {
     /// Where the membership in force stands: its entry, or the base.
     pub fn membership_index(&self) -> LogIndex {
         self.memberships[self.memberships.len() - 1].0
+    }
+
+    /// Whether a membership from the base on names `node`.
+    pub fn has_named(&self, node: NodeId) -> bool {
+        self.memberships.iter().any(|(_, membership)| membership.contains(node))
     }
 
     /// The term of the entry at `index`; `None` outside the log.
