@@ -8,7 +8,8 @@ use termgate::raft::effect::{Input, TransferRefusal};
 use termgate::registry::command::{Condition, Op};
 
 use crate::backend::BackendEvent;
-use crate::clock::MS;
+use crate::clock::{MS, True};
+use crate::lin::history::Freshness;
 use crate::oracle::{RequestId, Versioned, value_of};
 use crate::stats::{Class, Stat};
 use crate::turn::Turn;
@@ -17,15 +18,22 @@ use crate::world::{Event, World};
 /// Few, so that requests meet.
 pub const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
+/// What a read must reach, and since when it is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Floor {
+    pub index: LogIndex,
+    pub called: True,
+}
+
 /// What a client asks a node.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// Change a key.
     Write { id: RequestId, op: Op },
     /// Read a key after a quorum round.
-    Read { key: &'static str, floor: LogIndex },
+    Read { key: &'static str, floor: Floor },
     /// Read a key under the lease.
-    LeaseRead { key: &'static str, floor: LogIndex },
+    LeaseRead { key: &'static str, floor: Floor },
     /// Move leadership.
     Transfer { to: Option<NodeId> },
 }
@@ -34,7 +42,7 @@ pub enum Request {
 #[derive(Debug, Clone)]
 pub struct Sight {
     key: &'static str,
-    floor: LogIndex,
+    floor: Floor,
     index: LogIndex,
     found: Option<(LogIndex, bytes::Bytes)>,
 }
@@ -47,11 +55,11 @@ pub enum ClientEvent {
     /// A request arrives.
     Arrive { node: usize, request: Request },
     /// A lease read looks at the state.
-    LeaseLook { node: usize, boot: u64, token: Term, key: &'static str, floor: LogIndex },
+    LeaseLook { node: usize, boot: u64, token: Term, key: &'static str, floor: Floor },
     /// After a look at the state: does the lease still hold?
     LeaseCheck { node: usize, boot: u64, token: Term, sight: Sight },
     /// A confirmed read looks at the state.
-    Look { node: usize, boot: u64, key: &'static str, floor: LogIndex, point: LogIndex },
+    Look { node: usize, boot: u64, key: &'static str, floor: Floor, point: LogIndex },
 }
 
 impl ClientEvent {
@@ -73,7 +81,7 @@ pub enum Waiter {
     /// A write.
     Write(RequestId),
     /// A linearizable read.
-    Read { key: &'static str, floor: LogIndex },
+    Read { key: &'static str, floor: Floor },
     /// A transfer.
     Transfer,
 }
@@ -144,6 +152,7 @@ impl World {
 
     fn send_put(&mut self, node: usize, id: RequestId, key: &str, condition: Condition) {
         self.oracle.asked(id);
+        self.history.asked(node, id, key, condition, self.now);
         self.stats.add(Stat::Writes);
         let op = Op::Put { key: key.to_owned(), value: value_of(id), condition };
         self.arrive(node, Request::Write { id, op });
@@ -175,17 +184,22 @@ impl World {
         }
     }
 
+    /// The floor of a read that begins now.
+    pub fn floor(&self) -> Floor {
+        Floor { index: self.oracle.watermark(), called: self.now }
+    }
+
     /// A client sends a linearizable read to `node`.
     pub fn ask_read(&mut self, node: usize) {
         self.stats.add(Stat::Reads);
-        let request = Request::Read { key: self.key(), floor: self.oracle.watermark() };
+        let request = Request::Read { key: self.key(), floor: self.floor() };
         self.arrive(node, request);
     }
 
     /// A client sends a lease read to `node`.
     pub fn ask_lease_read(&mut self, node: usize) {
         self.stats.add(Stat::LeaseReads);
-        let request = Request::LeaseRead { key: self.key(), floor: self.oracle.watermark() };
+        let request = Request::LeaseRead { key: self.key(), floor: self.floor() };
         self.arrive(node, request);
     }
 
@@ -234,6 +248,7 @@ impl World {
     /// The connection was refused.
     fn not_there(&mut self, request: Request) {
         if let Request::Write { id, .. } = request {
+            self.history.refused(id, self.now);
             let verdict = self.oracle.refused(id, &Refused::Closed);
             self.judge(verdict);
         }
@@ -273,10 +288,14 @@ impl World {
                 let failed =
                     matches!(applied.answer, termgate::registry::command::Answer::ConditionFailed { .. });
                 self.stats.add_many(Stat::CasFailed, u64::from(failed));
+                self.history.acked(id, applied, self.now);
                 (Stat::WritesAcked, self.oracle.acked(id, applied))
             }
             Answered::Refused(Refused::Unknown) => (Stat::WritesUnknown, self.oracle.unknown(id)),
-            Answered::Refused(why) => (Stat::WritesRefused, self.oracle.refused(id, why)),
+            Answered::Refused(why) => {
+                self.history.refused(id, self.now);
+                (Stat::WritesRefused, self.oracle.refused(id, why))
+            }
             other => (Stat::WritesUnknown, Err(format!("write {id} is answered with {other:?}"))),
         };
         self.stats.add(stat);
@@ -286,12 +305,12 @@ impl World {
         }
     }
 
-    fn on_read_answer(&mut self, node: usize, key: &'static str, floor: LogIndex, answered: &Answered) {
+    fn on_read_answer(&mut self, node: usize, key: &'static str, floor: Floor, answered: &Answered) {
         match answered {
             Answered::Read(point) => {
-                if point.index < floor {
-                    let text =
-                        format!("I8: node {} reads at {}, {floor} was seen before", node + 1, point.index);
+                if point.index < floor.index {
+                    let (who, floor) = (node + 1, floor.index);
+                    let text = format!("I8: node {who} reads at {}, {floor} was seen before", point.index);
                     self.checker.fail(text);
                 }
                 self.stats.add(Stat::ReadsServed);
@@ -328,14 +347,14 @@ impl World {
         if most > 0 && self.chances.client.chance(300_000) { self.chances.client.range(0, most) } else { 0 }
     }
 
-    fn sight(&self, node: usize, key: &'static str, floor: LogIndex) -> Option<Sight> {
+    fn sight(&self, node: usize, key: &'static str, floor: Floor) -> Option<Sight> {
         let process = self.nodes[node].process.as_ref()?;
         let machine = process.machine.read().expect("nobody panics while applying");
         let found = machine.key(key).map(|v| (v.version, v.value.clone()));
         Some(Sight { key, floor, index: process.leadership.last_applied, found })
     }
 
-    fn on_look(&mut self, node: usize, boot: u64, key: &'static str, floor: LogIndex, point: LogIndex) {
+    fn on_look(&mut self, node: usize, boot: u64, key: &'static str, floor: Floor, point: LogIndex) {
         if self.nodes[node].disk.life().boot != boot {
             return;
         }
@@ -347,13 +366,19 @@ impl World {
                 sight.index
             ));
         }
+        self.note_read(node, &sight, Freshness::Linearizable);
         self.saw(node, &sight);
+    }
+
+    fn note_read(&mut self, node: usize, sight: &Sight, freshness: Freshness) {
+        let times = (sight.floor.called, self.now);
+        self.history.saw(node, times, freshness, (sight.key, sight.index, sight.found.as_ref()));
     }
 
     /// A lease read asks for the token, looks, and asks again, and may be stopped between any two
     /// of these. The second question is for a lease that ended meanwhile (M22), the first for one
     /// that began meanwhile: a look as a follower is stale however good the token after it is.
-    fn ask_for_lease(&mut self, node: usize, key: &'static str, floor: LogIndex) {
+    fn ask_for_lease(&mut self, node: usize, key: &'static str, floor: Floor) {
         let Some(token) = self.nodes[node].token_at(self.now) else { return };
         let boot = self.nodes[node].disk.life().boot;
         let delay = self.dawdle();
@@ -361,7 +386,7 @@ impl World {
         self.schedule(delay, Event::Client(Box::new(look)));
     }
 
-    fn look_under_lease(&mut self, node: usize, boot: u64, token: Term, key: &'static str, floor: LogIndex) {
+    fn look_under_lease(&mut self, node: usize, boot: u64, token: Term, key: &'static str, floor: Floor) {
         if self.nodes[node].disk.life().boot != boot {
             return;
         }
@@ -378,16 +403,19 @@ impl World {
         self.stats.add(Stat::LeaseReadsServed);
         // With clocks beyond their bound a lease read may be stale; it then proves nothing.
         if self.params.clocks_in_bound {
-            if sight.index < sight.floor {
+            self.note_read(node, sight, Freshness::Lease);
+            if sight.index < sight.floor.index {
                 let text = format!(
                     "I9: node {} serves a lease read at {} after {}",
                     node + 1,
                     sight.index,
-                    sight.floor
+                    sight.floor.index
                 );
                 self.checker.fail(text);
             }
             self.saw(node, sight);
+        } else {
+            self.note_read(node, sight, Freshness::Stale { min_index: 0 });
         }
     }
 

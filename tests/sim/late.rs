@@ -158,7 +158,7 @@ impl World {
                 Some(self.part(hb, 20, 100))
             }
             2..=6 => {
-                let (node, floor) = (play.voters[0], self.oracle.watermark());
+                let (node, floor) = (play.voters[0], self.floor());
                 self.stats.mattered(Class::PlayLateAnswer, self.nodes[node].is_running());
                 self.stats.add(Stat::Reads);
                 self.on_request(node, Request::Read { key: "a", floor });

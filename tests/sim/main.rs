@@ -20,8 +20,11 @@ mod clients;
 mod clock;
 mod disk;
 mod flash;
+mod history;
 mod keeper;
 mod late;
+#[path = "../checker/lin/mod.rs"]
+mod lin;
 mod links;
 #[path = "../disk/mod.rs"]
 mod medium;

@@ -30,6 +30,7 @@ pub fn play(seed: u64, disks: Disks, traced: bool) -> Ending {
             world.stats.add_many(Stat::StormNanos, world.now);
             world.heal();
             world.check_whole();
+            world.check_history(seed);
             let calm = world.now - storm;
             world.stats.add_many(Stat::CalmNanos, calm);
         }

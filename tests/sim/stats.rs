@@ -130,6 +130,8 @@ stats! {
     GatedWritesFenced = "stale writes refused by the backend",
     Raises = "fences raised",
     RaisesRefused = "fence raises that came too late",
+    HistoryOps = "operations in judged histories",
+    KeysSearched = "keys of which an order was found by search",
     FullChecks = "whole states compared entry by entry",
     CalmMinority = "healed: all but a minority",
     CalmBridge = "healed: all but a bridge",

@@ -16,6 +16,7 @@ use crate::check::Checker;
 use crate::clients::ClientEvent;
 use crate::clock::{Clock, True};
 use crate::disk::Disk;
+use crate::history::History;
 use crate::nemesis::{Fault, Nemesis};
 use crate::net::Net;
 use crate::oracle::Oracle;
@@ -137,6 +138,8 @@ pub struct World {
     pub checker: Checker,
     /// What clients were told.
     pub oracle: Oracle,
+    /// The same from outside.
+    pub history: History,
     /// The fenced resource.
     pub backend: Backend,
     /// What the nemesis has going on.
@@ -180,6 +183,7 @@ impl World {
             disk_params: params.disk.clone(),
             checker: Checker::new(count, params.clocks_in_bound),
             oracle: Oracle::default(),
+            history: History::default(),
             backend: Backend::new(),
             nemesis: Nemesis::default(),
             stats: Stats::new(),
