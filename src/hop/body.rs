@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::hop::codec::{self, CHUNK_MAX_BYTES, HEAD_MAX_BYTES};
 use crate::hop::error::HopError;
 use crate::hop::message::Fields;
-use crate::transport::frame::{FrameError, Source, length_prefix};
+use crate::transport::frame::{Arrived, FrameError, Source, length_prefix};
 
 /// A chunk up to this long is copied behind its length, so that both go out in one write.
 const COPY_MAX_BYTES: usize = 4096;
@@ -161,9 +161,12 @@ pub struct RecvBody {
     length: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+/// Where the reading of a body stands.
+#[doc(hidden)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum State {
     /// The next four bytes are a length.
+    #[default]
     Length,
     /// So many bytes of a chunk are still to come.
     Chunk(usize),
@@ -217,31 +220,42 @@ impl RecvBody {
 
 fn poll_state(source: &mut Source, state: &mut State, cx: &mut Context<'_>) -> Poll<Result<Piece, HopError>> {
     loop {
+        if let Some(piece) = next_piece(source.arrived(), state)? {
+            return Poll::Ready(Ok(piece));
+        }
+        if !ready!(source.poll_fill(cx)).map_err(of_read)? {
+            return Poll::Ready(Err(cut()));
+        }
+    }
+}
+
+/// The next piece of a body that is here; `None` when more has to arrive first. Open for the fuzz targets: what
+/// a peer could send needs no stream.
+#[doc(hidden)]
+pub fn next_piece(arrived: &mut Arrived, state: &mut State) -> Result<Option<Piece>, HopError> {
+    loop {
         match *state {
-            State::Length => match ready!(source.poll_length(cx)).map_err(of_read)? {
-                None => return Poll::Ready(Err(cut())),
+            State::Length => match arrived.length() {
+                None => return Ok(None),
                 Some(0) => *state = State::Trailers,
                 Some(length) if length as usize > CHUNK_MAX_BYTES => {
                     let text = format!("a chunk of {length} bytes is above the limit of {CHUNK_MAX_BYTES}");
-                    return Poll::Ready(Err(HopError::Malformed(text)));
+                    return Err(HopError::Malformed(text));
                 }
                 Some(length) => *state = State::Chunk(length as usize),
             },
             State::Chunk(left) => {
-                let Some(data) = ready!(source.poll_bytes(cx, left)).map_err(of_read)? else {
-                    return Poll::Ready(Err(cut()));
-                };
+                let Some(data) = arrived.bytes(left) else { return Ok(None) };
                 let left = left - data.len();
                 *state = if left == 0 { State::Length } else { State::Chunk(left) };
-                return Poll::Ready(Ok(Piece::Data(data)));
+                return Ok(Some(Piece::Data(data)));
             }
             State::Trailers => {
-                let frame = ready!(source.poll_frame(cx, HEAD_MAX_BYTES)).map_err(of_read)?;
-                let trailers = codec::decode_trailers(&frame.ok_or_else(cut)?);
-                let end = trailers.map(Piece::End).map_err(|e| HopError::Malformed(e.to_string()));
-                return Poll::Ready(end);
+                let Some(frame) = arrived.frame(HEAD_MAX_BYTES).map_err(of_read)? else { return Ok(None) };
+                let trailers = codec::decode_trailers(&frame);
+                return trailers.map(|t| Some(Piece::End(t))).map_err(|e| HopError::Malformed(e.to_string()));
             }
-            State::Done => return Poll::Ready(Ok(Piece::End(Fields::new()))),
+            State::Done => return Ok(Some(Piece::End(Fields::new()))),
         }
     }
 }

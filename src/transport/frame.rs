@@ -1,7 +1,8 @@
 //! Bytes of a QUIC stream as frames and pieces. A length is judged before anything is allocated for
 //! it, and memory grows only with bytes that arrived (W-7).
 //!
-//! Everything here is cancel safe: what was read stays in the source until it is handed out.
+//! Everything here is cancel safe: what was read stays in the source until it is handed out. What is made of
+//! the bytes is [`Arrived`]'s and knows no stream, so that anything a peer could send can be tried on it.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -18,11 +19,19 @@ const LENGTH_BYTES: usize = 4;
 
 /// Why no frame came.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
+    /// Its length is more than a frame may have.
     #[error("a frame of {length} bytes is above the limit of {limit}")]
-    TooLong { length: usize, limit: usize },
+    TooLong {
+        /// What was claimed.
+        length: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The end came before the whole.
     #[error("the stream ended within a frame")]
     Cut,
+    /// The stream broke.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -40,14 +49,63 @@ pub(crate) fn length_prefix(length: usize) -> [u8; LENGTH_BYTES] {
     u32::try_from(length).expect("frames are checked against limits far below 4 GiB").to_be_bytes()
 }
 
-/// The receiving half of a stream.
-#[derive(Debug)]
-pub(crate) struct Source {
-    stream: RecvStream,
+/// What has arrived of a stream and was not handed out yet.
+#[derive(Debug, Default)]
+pub struct Arrived {
     /// Arrived and not yet consumed.
     chunk: Bytes,
     /// The beginning of a frame that has not arrived completely.
     partial: BytesMut,
+}
+
+impl Arrived {
+    /// The next bytes of the stream; only when all before them were used.
+    pub fn push(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "bytes are used in order");
+        self.chunk = chunk;
+    }
+
+    /// The next frame of at most `limit` bytes; `None` when it is not all here.
+    pub fn frame(&mut self, limit: usize) -> Result<Option<Bytes>, FrameError> {
+        self.take(LENGTH_BYTES);
+        let Some(prefix) = self.partial.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*prefix) as usize;
+        if length > limit {
+            return Err(FrameError::TooLong { length, limit });
+        }
+        self.take(LENGTH_BYTES + length);
+        if self.partial.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        self.partial.advance(LENGTH_BYTES);
+        Ok(Some(self.partial.split().freeze()))
+    }
+
+    /// Exactly four bytes as a length; `None` when they are not all here.
+    pub fn length(&mut self) -> Option<u32> {
+        self.take(LENGTH_BYTES);
+        (self.partial.len() == LENGTH_BYTES).then(|| self.partial.get_u32())
+    }
+
+    /// Whatever is here, up to `limit` bytes, without a copy; `None` when nothing is.
+    pub fn bytes(&mut self, limit: usize) -> Option<Bytes> {
+        debug_assert!(self.partial.is_empty(), "a piece is never read inside a frame");
+        let length = self.chunk.len().min(limit);
+        (length > 0).then(|| self.chunk.split_to(length))
+    }
+
+    /// Moves bytes over until `partial` holds `wanted` of them.
+    fn take(&mut self, wanted: usize) {
+        let missing = wanted.saturating_sub(self.partial.len()).min(self.chunk.len());
+        self.partial.extend_from_slice(&self.chunk.split_to(missing));
+    }
+}
+
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub(crate) struct Source {
+    stream: RecvStream,
+    arrived: Arrived,
     ended: bool,
     /// What the peer is told when the rest is not wanted.
     abandon: VarInt,
@@ -65,7 +123,7 @@ impl Drop for Source {
 impl Source {
     /// Reads `stream`; dropped before its end, the peer is told `abandon`.
     pub(crate) fn new(stream: RecvStream, abandon: VarInt) -> Self {
-        Self { stream, chunk: Bytes::new(), partial: BytesMut::new(), ended: false, abandon }
+        Self { stream, arrived: Arrived::default(), ended: false, abandon }
     }
 
     /// The next frame of at most `limit` bytes; `None` at a clean end between two frames.
@@ -73,92 +131,40 @@ impl Source {
         poll_fn(|cx| self.poll_frame(cx, limit)).await
     }
 
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        limit: usize,
-    ) -> Poll<Result<Option<Bytes>, FrameError>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Result<Option<Bytes>, FrameError>> {
         loop {
-            if let Some(bytes) = take_frame(&mut self.chunk, &mut self.partial, limit)? {
+            if let Some(bytes) = self.arrived.frame(limit)? {
                 return Poll::Ready(Ok(Some(bytes)));
             }
             if !ready!(self.poll_fill(cx))? {
-                let between = self.partial.is_empty();
+                let between = self.arrived.partial.is_empty();
                 return Poll::Ready(if between { Ok(None) } else { Err(FrameError::Cut) });
             }
         }
     }
 
-    /// Exactly four bytes as a length; `None` at the end of the stream.
-    pub(crate) fn poll_length(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<u32>, FrameError>> {
-        loop {
-            take_into(&mut self.chunk, &mut self.partial, LENGTH_BYTES);
-            if self.partial.len() == LENGTH_BYTES {
-                return Poll::Ready(Ok(Some(self.partial.get_u32())));
-            }
-            if !ready!(self.poll_fill(cx))? {
-                let between = self.partial.is_empty();
-                return Poll::Ready(if between { Ok(None) } else { Err(FrameError::Cut) });
-            }
-        }
-    }
-
-    /// Whatever has arrived, up to `limit` bytes, without a copy; `None` at the end of the stream.
-    pub(crate) fn poll_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        limit: usize,
-    ) -> Poll<Result<Option<Bytes>, FrameError>> {
-        debug_assert!(self.partial.is_empty(), "a piece is never read inside a frame");
-        if self.chunk.is_empty() && !ready!(self.poll_fill(cx))? {
-            return Poll::Ready(Ok(None));
-        }
-        let length = self.chunk.len().min(limit);
-        Poll::Ready(Ok(Some(self.chunk.split_to(length))))
+    /// What is here already; all of it must be used before [`Source::poll_fill`].
+    pub(crate) const fn arrived(&mut self) -> &mut Arrived {
+        &mut self.arrived
     }
 
     /// Whether the stream ends here. Does not wait.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, FrameError>> {
-        if !self.chunk.is_empty() {
-            return Poll::Ready(Ok(false));
-        }
         self.poll_fill(cx).map_ok(|more| !more)
     }
 
-    /// Waits for bytes; false at the end of the stream.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, FrameError>> {
-        while self.chunk.is_empty() && !self.ended {
+    /// Waits until there are bytes; false at the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, FrameError>> {
+        while self.arrived.chunk.is_empty() && !self.ended {
             // Dropping the future loses nothing: the waker is kept by the connection.
             let read = pin!(self.stream.read_chunk(READ_BYTES, true));
             match ready!(read.poll(cx))? {
-                Some(chunk) => self.chunk = chunk.bytes,
+                Some(chunk) => self.arrived.push(chunk.bytes),
                 None => self.ended = true,
             }
         }
-        Poll::Ready(Ok(!self.chunk.is_empty()))
+        Poll::Ready(Ok(!self.arrived.chunk.is_empty()))
     }
-}
-
-/// Moves bytes over until `partial` holds `wanted` of them.
-fn take_into(chunk: &mut Bytes, partial: &mut BytesMut, wanted: usize) {
-    let missing = wanted.saturating_sub(partial.len()).min(chunk.len());
-    partial.extend_from_slice(&chunk.split_to(missing));
-}
-
-/// One frame out of `partial` and `chunk`, or none yet.
-fn take_frame(chunk: &mut Bytes, partial: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, FrameError> {
-    take_into(chunk, partial, LENGTH_BYTES);
-    let Some(prefix) = partial.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-    let length = u32::from_be_bytes(*prefix) as usize;
-    if length > limit {
-        return Err(FrameError::TooLong { length, limit });
-    }
-    take_into(chunk, partial, LENGTH_BYTES + length);
-    if partial.len() < LENGTH_BYTES + length {
-        return Ok(None);
-    }
-    partial.advance(LENGTH_BYTES);
-    Ok(Some(partial.split().freeze()))
 }
 
 #[cfg(test)]
@@ -168,10 +174,10 @@ mod tests {
     use super::*;
 
     fn frames(pieces: &[&[u8]], limit: usize) -> Result<Vec<Bytes>, FrameError> {
-        let (mut partial, mut found) = (BytesMut::new(), Vec::new());
+        let (mut arrived, mut found) = (Arrived::default(), Vec::new());
         for piece in pieces {
-            let mut chunk = Bytes::copy_from_slice(piece);
-            while let Some(frame) = take_frame(&mut chunk, &mut partial, limit)? {
+            arrived.push(Bytes::copy_from_slice(piece));
+            while let Some(frame) = arrived.frame(limit)? {
                 found.push(frame);
             }
         }
@@ -180,17 +186,19 @@ mod tests {
 
     #[test]
     fn refuses_four_gigabytes_before_it_allocates() {
-        let (mut chunk, mut partial) = (Bytes::from_static(&[0xff; 64]), BytesMut::new());
-        let refused = take_frame(&mut chunk, &mut partial, 1024);
+        let mut arrived = Arrived::default();
+        arrived.push(Bytes::from_static(&[0xff; 64]));
+        let refused = arrived.frame(1024);
         assert_eq!(refused, Err(FrameError::TooLong { length: u32::MAX as usize, limit: 1024 }));
-        assert!(partial.capacity() < 1024);
+        assert!(arrived.partial.capacity() < 1024);
     }
 
     #[test]
     fn allocates_only_for_what_arrived() {
-        let (mut chunk, mut partial) = (Bytes::from_static(&[0, 0x10, 0, 0, 7]), BytesMut::new());
-        assert_eq!(take_frame(&mut chunk, &mut partial, 2 << 20), Ok(None));
-        assert!(partial.capacity() < 1024, "a megabyte was announced and one byte came");
+        let mut arrived = Arrived::default();
+        arrived.push(Bytes::from_static(&[0, 0x10, 0, 0, 7]));
+        assert_eq!(arrived.frame(2 << 20), Ok(None));
+        assert!(arrived.partial.capacity() < 1024, "a megabyte was announced and one byte came");
     }
 
     proptest! {

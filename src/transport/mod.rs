@@ -42,8 +42,11 @@ pub mod roster;
 pub mod socket;
 pub mod tls;
 
+/// Open for the fuzz targets, which give its [`frame::Arrived`] what a peer could send.
+#[doc(hidden)]
+pub mod frame;
+
 pub(crate) mod admission;
-pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod peer;
 pub(crate) mod queue;
