@@ -206,6 +206,8 @@ impl Place {
     pub(super) fn redb(&self, doing: &'static str, error: impl Into<redb::Error>) -> StorageError {
         match error.into() {
             redb::Error::Io(e) if is_full(&e) => StorageError::DiskFull { place: self.0.clone(), doing },
+            // A file that was cut off: no write has failed, and what was acknowledged may be gone.
+            redb::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.corrupt("it is cut off"),
             redb::Error::DatabaseAlreadyOpen => StorageError::InUse { place: self.0.clone() },
             redb::Error::Corrupted(detail) => self.corrupt(detail),
             redb::Error::PreviousIo => self.stopped(),
