@@ -6,10 +6,10 @@ use proptest::test_runner::Config as ProptestConfig;
 use termgate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, ReadPos, Session, Term, Ticket};
 use termgate::raft::config::Config;
 use termgate::raft::effect::{DropReason, Effect, Event, Input, Outcome};
-use termgate::raft::entry::{Durable, Entry, HardState, Membership, Payload};
+use termgate::raft::entry::{Durable, Entry, HardState, Membership, Payload, Snapshot, SnapshotId};
 use termgate::raft::message::{
-    AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, Message, Promise, ReadIndex,
-    ReadIndexResponse, RequestVote, RequestVoteResponse, TimeoutNow,
+    AppendEntries, AppendEntriesResponse, AppendResult, Ballot, Beat, Body, InstallSnapshot, Message,
+    Promise, ReadIndex, ReadIndexResponse, RequestVote, RequestVoteResponse, TimeoutNow,
 };
 use termgate::raft::{Boot, Node};
 use termgate::time::{Duration, Instant};
@@ -243,6 +243,33 @@ fn entries_with_a_gap_or_of_a_later_term_are_not_written() {
         let effects = reaction(message);
         assert!(effects.ends_with(&dropped(2, DropReason::Malformed)), "{effects:?}");
     }
+}
+
+/// N3: what is committed has terms that never fall. A snapshot that denies this would make the store refuse the write, and
+/// so end the process.
+#[test]
+fn a_snapshot_that_ends_in_an_older_term_than_what_is_committed_is_not_taken_up() {
+    let mut node = node(3);
+    let now = Instant::from_millis(2);
+    let mut append = heartbeat(2, 2);
+    if let Body::AppendEntries(append) = &mut append.body {
+        let id = LogId::new(Term(2), LogIndex(1));
+        append.entries = vec![Entry { id, payload: Payload::NoOp { leader: NodeId(2) } }];
+        append.leader_commit = LogIndex(1);
+    }
+    node.step(now, Input::Receive(append));
+    drain(&mut node, now);
+    assert_eq!(node.view().commit_index, LogIndex(1));
+    let offer = |term| {
+        let id = SnapshotId { last: LogId::new(Term(term), LogIndex(5)), digest: [1; 32] };
+        let snapshot = Snapshot { id, size: 1, membership: Membership::of_voters([NodeId(1)]) };
+        let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
+        Message { body: Body::InstallSnapshot(InstallSnapshot { snapshot, beat }), ..heartbeat(2, 2) }
+    };
+    node.step(now, Input::Receive(offer(1)));
+    assert_eq!(drain(&mut node, now), dropped(2, DropReason::Malformed));
+    node.step(now, Input::Receive(offer(2)));
+    assert!(matches!(drain(&mut node, now)[..], [Effect::Snapshot(_)]), "one that does not is");
 }
 
 /// Node 1 with the vote of term 2 given to node 2 and a log of two entries of term 1, asked by

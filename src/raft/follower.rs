@@ -67,11 +67,13 @@ impl Follower {
 
     /// The leader offers a snapshot, because it no longer has what this node lacks.
     pub fn on_offer(&mut self, core: &mut Core, from: NodeId, session: Session, offer: &InstallSnapshot) {
-        if self.leader.is_some_and(|leader| leader != from) {
+        let last = offer.snapshot.id.last;
+        // Terms never fall along what is committed: no honest snapshot ends later in the log and in an older term.
+        let falls = last.index > core.commit_index && core.log.term_at(core.commit_index) > Some(last.term);
+        if falls || self.leader.is_some_and(|leader| leader != from) {
             return core.dropped(from, DropReason::Malformed);
         }
         self.hear(core, from, session);
-        let last = offer.snapshot.id.last;
         if core.log.holds(last) {
             // What a snapshot stands for is committed, and this log agrees with it up to its end.
             core.commit_to(last.index.max(core.commit_index));
