@@ -272,6 +272,36 @@ fn a_snapshot_that_ends_in_an_older_term_than_what_is_committed_is_not_taken_up(
     assert!(matches!(drain(&mut node, now)[..], [Effect::Snapshot(_)]), "one that does not is");
 }
 
+/// C4: the place where a compacted log begins is committed, and entries from before it that go on behind it must go
+/// through it. Appended all the same, they would break the log's order, and so end the process.
+#[test]
+fn entries_that_bypass_the_beginning_of_a_compacted_log_are_not_written() {
+    let membership = Membership::of_voters([NodeId(1), NodeId(2), NodeId(3)]);
+    let last = LogId::new(Term(2), LogIndex(3));
+    let id = SnapshotId { last, digest: [1; 32] };
+    let snapshot = Some(Snapshot { id, size: 1, membership: membership.clone() });
+    let hard_state = HardState { current_term: Term(3), voted_for: None };
+    let durable = Durable { hard_state, snapshot, membership, base: last, ..Durable::default() };
+    let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
+    let mut node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1));
+    let now = Instant::from_millis(2);
+    let mut append = |terms: [u64; 3]| {
+        let mut message = heartbeat(2, 3);
+        if let Body::AppendEntries(append) = &mut message.body {
+            append.prev_log = LogId::new(Term(1), LogIndex(1));
+            let id = |(index, term)| LogId::new(Term(term), LogIndex(index));
+            let payload = || Payload::NoOp { leader: NodeId(2) };
+            append.entries = (2..).zip(terms).map(|at| Entry { id: id(at), payload: payload() }).collect();
+        }
+        node.step(now, Input::Receive(message));
+        let written = |effect: &Effect| matches!(effect, Effect::Persist(write) if !write.append.is_empty());
+        drain(&mut node, now).iter().filter(|effect| written(effect)).count()
+    };
+    assert_eq!(append([1, 1, 1]), 0);
+    assert_eq!(append([1, 3, 3]), 0);
+    assert_eq!(append([1, 2, 3]), 1, "those that do not are");
+}
+
 /// Node 1 with the vote of term 2 given to node 2 and a log of two entries of term 1, asked by
 /// node 2 in term 2; whether it grants.
 fn grants(membership: Membership, last_log: LogId) -> bool {

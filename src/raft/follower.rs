@@ -246,10 +246,15 @@ fn match_entries(core: &mut Core, append: &AppendEntries) -> Fit {
         let impossible = prev.index <= core.commit_index;
         return if impossible { Fit::Impossible } else { Fit::Conflict(conflict) };
     }
+    // What was compacted is committed too: entries that go on behind it go through it.
+    let base = core.log.base();
+    if append.entries.iter().any(|entry| entry.id.index == base.index && entry.id != base) {
+        return Fit::Impossible;
+    }
     // What is already here stays, also behind the last of these: only a real conflict cuts (C4).
-    let is_new = |entry: &&Entry| entry.id.index > core.log.base().index && !core.log.holds(entry.id);
+    let is_new = |entry: &&Entry| entry.id.index > base.index && !core.log.holds(entry.id);
     let Some(first_new) = append.entries.iter().find(is_new).map(|entry| entry.id.index) else {
-        return Fit::Accepted(last.max(core.log.base().index).min(core.log.last().index));
+        return Fit::Accepted(last.max(base.index).min(core.log.last().index));
     };
     if first_new <= core.commit_index {
         return Fit::Impossible;
