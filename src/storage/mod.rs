@@ -11,6 +11,7 @@
 //! | `mod` | [`Store`]: open with every check, write one batch durably |
 //! | `directory` | the lock, and a first start that is all or nothing |
 //! | `format` | the records and their checksums |
+//! | `header` | which of redb's two commits a start reads |
 //! | `load` | what a start reads, and what it refuses |
 //! | `snapshots` | the content of snapshots, each in a file of its own |
 //! | `founding` | the directory of a new cluster that begins with an old state |
@@ -50,6 +51,7 @@ mod directory;
 mod error;
 mod format;
 pub mod founding;
+mod header;
 mod load;
 pub mod look;
 pub mod snapshots;
@@ -59,6 +61,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadableTable, StorageBackend, Table, WriteTransaction};
@@ -68,6 +71,7 @@ pub use writer::Writer;
 
 use error::Place;
 use format::{Bounds, KEY_BOUNDS, KEY_HARD_STATE, KEY_SNAPSHOT, LOG, PEERS, RAFT};
+use header::{ByNumber, Trial};
 
 use crate::ids::{IoSeq, Life, LogId, LogIndex, NodeId};
 use crate::raft::entry::{Compaction, Durable, Entry, HardState, Membership, Persist, Snapshot};
@@ -406,7 +410,18 @@ fn begin(db: &Database, place: &Place) -> Result<WriteTransaction, StorageError>
     Ok(txn)
 }
 
+/// ST-14: of two commits, the one with the higher number, if it is whole.
 fn open_database(place: &Place, backend: impl StorageBackend) -> Result<Database, StorageError> {
+    if !header::points_at_the_older(&backend) {
+        return open_verified(place, backend);
+    }
+    let backend = Arc::new(backend);
+    let trial = Trial::new(Arc::clone(&backend)).map_err(|e| place.unopenable(e))?;
+    drop(open_verified(place, trial)?);
+    open_verified(place, ByNumber::new(backend))
+}
+
+fn open_verified(place: &Place, backend: impl StorageBackend) -> Result<Database, StorageError> {
     let mut builder = Builder::new();
     // Verify every page before any of it is believed (S4): the start reads the whole file anyway.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
