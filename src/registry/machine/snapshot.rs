@@ -6,6 +6,8 @@
 //! the whole; what the file's digest cannot show (a state that breaks a limit, keys out of order) is
 //! refused here.
 
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -105,7 +107,7 @@ impl Machine {
         for (node, record) in &self.invitations {
             put(&Record::Invitation { node: *node, record: *record })?;
         }
-        for (key, value) in self.keys.range(std::ops::Bound::Unbounded) {
+        for (key, value) in self.keys.range(Bound::Unbounded) {
             put(&Record::Key { key: key.to_owned(), value: value.clone() })?;
         }
         write(&Record::End { records }, &mut sink)
@@ -169,8 +171,10 @@ impl Decoder {
             self.records = 1;
             return Ok(());
         };
+        if (self.records == 1) != matches!(record, Record::Membership(_)) {
+            return Err(Malformed::Record("the membership comes once, and second"));
+        }
         match record {
-            Record::Header { .. } => return Err(Malformed::Record("a second header")),
             Record::End { records } => {
                 if records != self.records {
                     return Err(Malformed::Record("records are missing"));
@@ -212,31 +216,35 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
     let within = |count: usize, limit: usize| {
         if count < limit { Ok(()) } else { Err(Malformed::Record("a limit of the registry is exceeded")) }
     };
+    let once = |new: bool| if new { Ok(()) } else { Err(Malformed::Record("a record comes twice")) };
     match record {
         Record::Membership(membership) => machine.membership = membership,
         Record::Member(member) => {
             within(machine.members.len(), limits::MEMBERS)?;
-            machine.members.insert(member.id, member);
+            once(machine.members.insert(member.id, member).is_none())?;
         }
         Record::Removed { node, at } => {
             within(machine.removed.len(), limits::REMOVED)?;
-            machine.removed.insert(node, at);
+            once(machine.removed.insert(node, at).is_none())?;
         }
         Record::Leader(leader) => {
             within(machine.leaders.len(), limits::LEADERS)?;
+            once(machine.leaders.back().is_none_or(|last| last.index < leader.index))?;
             machine.leaders.push_back(leader);
         }
         Record::Fence { resource, record } => {
             within(machine.fences.len(), limits::FENCES)?;
-            machine.fences.insert(resource, record);
+            once(machine.fences.insert(resource, record).is_none())?;
         }
         Record::Key { key, value } => {
             within(machine.keys.len(), limits::KEYS)?;
             limits::valid_key(&key).map_err(Malformed::Record)?;
             machine.bytes += key.len() + value.value.len();
             within(machine.bytes, limits::TOTAL_BYTES + 1)?;
-            if machine.keys.insert(key, value).is_some() {
-                return Err(Malformed::Record("a key comes twice"));
+            let last = machine.keys.range(Bound::Included(&key)).next().is_none();
+            machine.keys.insert(key, value);
+            if !last {
+                return Err(Malformed::Record("keys come twice or out of order"));
             }
         }
         Record::Change(change) => {
@@ -245,7 +253,7 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
         }
         Record::Invitation { node, record } => {
             within(machine.invitations.len(), limits::INVITATIONS)?;
-            machine.invitations.insert(node, record);
+            once(machine.invitations.insert(node, record).is_none())?;
         }
         Record::Header { .. } | Record::End { .. } => return Err(Malformed::Record("out of place")),
     }
@@ -341,6 +349,49 @@ mod tests {
         }
         let longer = [encoded.as_slice(), &[0]].concat();
         assert!(decode(&longer, 64).is_err());
+    }
+
+    fn records(content: &[u8]) -> Vec<&[u8]> {
+        let (mut found, mut rest) = (Vec::new(), content);
+        while let Some(length) = rest.first_chunk::<4>() {
+            let (record, after) = rest.split_at(4 + u32::from_be_bytes(*length) as usize);
+            found.push(record);
+            rest = after;
+        }
+        found
+    }
+
+    /// SN-3: whatever comes twice, also when the end counts it, and keys in another order.
+    #[test]
+    fn nothing_comes_twice_or_out_of_order() {
+        let machine = {
+            let mut machine = state(3);
+            let op = Op::SetMember(member(3));
+            let command = postcard::to_stdvec(&Command { decided_in: Term(1), op }).unwrap();
+            let id = LogId { index: machine.applied().index.next(), ..machine.applied() };
+            machine.apply(&Entry { id, payload: Payload::Command(Bytes::from(command)) });
+            machine
+        };
+        let encoded = bytes(&machine);
+        let all = records(&encoded);
+        assert_eq!(
+            all.len(),
+            9,
+            "a header, a membership, a member, a leader, a fence, three keys and an end"
+        );
+        for at in 0..all.len() - 1 {
+            let mut twice = [&all[..at], &[all[at]], &all[at..]].concat().concat();
+            *twice.last_mut().unwrap() += 1;
+            assert!(decode(&twice, 64).is_err(), "record {at} comes twice");
+        }
+        let mut swapped = all.clone();
+        swapped.swap(5, 6);
+        assert!(decode(&swapped.concat(), 64).is_err());
+        let without = [&all[..1], &all[2..]].concat();
+        let mut without = without.concat();
+        *without.last_mut().unwrap() -= 1;
+        assert!(decode(&without, 64).is_err(), "a membership is missing");
+        assert!(decode(&all.concat(), 64).is_ok());
     }
 
     /// SN-1, SN-2.
