@@ -249,6 +249,7 @@ fn fill(machine: &mut Machine, record: Record) -> Result<(), Malformed> {
         }
         Record::Change(change) => {
             within(machine.changes.len(), limits::CHANGES)?;
+            once(machine.changes.back().is_none_or(|last| last.begun < change.begun))?;
             machine.changes.push_back(change);
         }
         Record::Invitation { node, record } => {
@@ -376,8 +377,8 @@ mod tests {
         let all = records(&encoded);
         assert_eq!(
             all.len(),
-            9,
-            "a header, a membership, a member, a leader, a fence, three keys and an end"
+            11,
+            "a header, a membership, a member, a leader, a fence, a change, an invitation, three keys and an end"
         );
         for at in 0..all.len() - 1 {
             let mut twice = [&all[..at], &[all[at]], &all[at..]].concat().concat();
@@ -385,7 +386,7 @@ mod tests {
             assert!(decode(&twice, 64).is_err(), "record {at} comes twice");
         }
         let mut swapped = all.clone();
-        swapped.swap(5, 6);
+        swapped.swap(7, 8);
         assert!(decode(&swapped.concat(), 64).is_err());
         let without = [&all[..1], &all[2..]].concat();
         let mut without = without.concat();
