@@ -11,7 +11,7 @@ FAULT ?=
 ONLY ?=
 COMMANDS ?= 10000000
 
-.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin geo long-run bench-failover bench-registry bench-proxy deny
+.PHONY: help tools fmt lint unit seeds test sim mutants chaos lin geo long-run bench-failover bench-registry bench-proxy fuzz fuzz-keep deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,7 @@ tools: ## install the programs that tests start (PostgreSQL, nginx, etcd, ...), 
 
 fmt: ## is the code formatted?
 	cargo fmt --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 lint: ## clippy over everything; a warning is an error
 	cargo clippy --locked --all-targets -- -D warnings
@@ -53,6 +54,12 @@ geo: ## commit and failover times of placements over regions, simulated
 
 long-run: ## COMMANDS=10000000      log, file and memory over so many commands; a follower a tenth of them behind
 	COMMANDS=$(COMMANDS) cargo test --locked --release --test long_run -- --ignored --nocapture --test-threads 1
+
+fuzz: ## SECONDS=60 TARGET=       every fuzz target for so long, guided by coverage
+	@SECONDS_EACH=$(or $(SECONDS),60) TARGET=$(TARGET) scripts/fuzz run
+
+fuzz-keep: ## TARGET=                  the smallest part of what was found becomes the kept corpus
+	@TARGET=$(TARGET) scripts/fuzz keep
 
 bench-failover: tools ## KILLS=200      time without a leader after a kill, next to etcd
 	KILLS=$(KILLS) cargo bench --locked --bench failover
