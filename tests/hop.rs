@@ -619,12 +619,18 @@ async fn a_member_that_is_added_while_this_runs_is_let_in() {
 #[tokio::test]
 async fn a_removed_node_is_cut_off_and_refused_by_the_asked_side() {
     let pki = Pki::new();
-    let (server, metrics) = serve(&pki, hang);
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (server, metrics) = serve(&pki, move |incoming: Incoming| {
+        heard.send(()).unwrap();
+        hang(incoming)
+    });
     let asking = config(1, pki.node(1), &[(2, &server.local_address().unwrap().to_string())]);
     let by_peer = asking.metrics.clone();
     let client = HopClient::start(asking).unwrap();
     until("a connection", || client.is_connected(NodeId(2))).await;
     let mut exchange = client.open(NodeId(2), &request(Content::Empty), None).await.unwrap();
+    // Let in, and not just about to be.
+    within("the request", hears.recv()).await.unwrap();
     server.set_members(&member_map(&[(3, NOWHERE)]));
     let error = within("an error", exchange.answers.next()).await.unwrap_err();
     assert!(matches!(&error, HopError::Lost(why) if why.contains("was removed from the cluster")), "{error}");
