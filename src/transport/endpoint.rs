@@ -94,8 +94,8 @@ impl PeerNet {
 
     /// Follows the roster. A new member is dialled; one with a new address is dialled there, and what
     /// waited for the old one is dropped; the connections of a node that is no member any more, in both
-    /// directions, close at once. Never blocks, and costs next to nothing when nothing has changed: call it
-    /// in every turn, inside the runtime.
+    /// directions, close at once. Never blocks, and costs next to nothing when nothing has changed. Call it
+    /// inside the runtime.
     pub fn set_roster(&self, roster: &Roster) {
         if !self.routes.follow(roster) {
             return;

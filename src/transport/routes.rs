@@ -69,7 +69,6 @@ impl Routes {
     /// Follows the roster (W-11); answers whether it has changed.
     pub(crate) fn follow(&self, roster: &Roster) -> bool {
         let mut table = self.table();
-        table.forget_unused(clock::now());
         if table.roster == *roster {
             return false;
         }
@@ -98,10 +97,9 @@ impl Routes {
         if let Some(peer) = table.peers.get(&message.to) {
             return peer.send(&message);
         }
-        let Some(route) = table.strangers.get_mut(&message.to) else {
+        let Some(route) = table.use_route(message.to, clock::now()) else {
             return self.refusals().count("message", "not-a-member");
         };
-        route.used = clock::now();
         let peer = route.peer.get_or_insert_with(|| self.dial(message.to, &route.address));
         if peer.link().current().is_some() {
             return peer.send(&message);
@@ -162,7 +160,7 @@ impl Table {
         }
         if let Some(route) = strangers.get_mut(&from).filter(|route| route.address == address) {
             route.used = now;
-            return;
+            return self.forget_unused(now);
         }
         if strangers.len() >= PROVISIONAL && !strangers.contains_key(&from) {
             let least = strangers.iter().min_by_key(|(_, route)| route.used).map(|(id, _)| *id);
@@ -170,6 +168,13 @@ impl Table {
         }
         tracing::info!(node = %from, address, "a node that is no member here says where it listens");
         strangers.insert(from, Provisional { address, used: now, peer: None, waiting: None });
+    }
+
+    /// The route to a stranger, which is in use; those that are not any more are forgotten.
+    fn use_route(&mut self, to: NodeId, now: Instant) -> Option<&mut Provisional> {
+        self.strangers.get_mut(&to)?.used = now;
+        self.forget_unused(now);
+        self.strangers.get_mut(&to)
     }
 
     fn forget_unused(&mut self, now: Instant) {
@@ -215,11 +220,17 @@ mod tests {
     fn a_route_that_nobody_uses_is_forgotten() {
         let mut table = open();
         table.introduce(NodeId(1), "a:1".to_owned(), at(0));
-        table.introduce(NodeId(2), "a:1".to_owned(), at(1));
-        table.forget_unused(at(0) + (UNUSED_LIMIT - Duration::from_millis(1)));
+        table.introduce(NodeId(2), "a:1".to_owned(), at(0));
+        table.introduce(NodeId(3), "a:1".to_owned(), at(0));
+        let soon = at(0) + (UNUSED_LIMIT - Duration::from_millis(1));
+        assert!(table.use_route(NodeId(1), soon).is_some());
+        assert_eq!(names(&table), [1, 2, 3]);
+        // Asked for late, yet before anybody has looked, it is in use again.
+        assert!(table.use_route(NodeId(2), at(0) + UNUSED_LIMIT).is_some());
         assert_eq!(names(&table), [1, 2]);
-        table.forget_unused(at(0) + UNUSED_LIMIT);
-        assert_eq!(names(&table), [2]);
+        table.introduce(NodeId(2), "a:1".to_owned(), soon + UNUSED_LIMIT);
+        assert_eq!(names(&table), [2], "who comes again makes the others forgotten, too");
+        assert!(table.use_route(NodeId(1), soon + UNUSED_LIMIT).is_none());
     }
 
     /// W-13.
