@@ -2,25 +2,33 @@
 //! where an index is meant.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
 macro_rules! number {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
-        #[derive(
-            Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-        )]
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub u64);
 
         impl $name {
+            /// Hashed along with the number: who hashes all of a node's state can tell a term from an index.
+            pub const KIND: u128 = $kind << 64;
+
             /// The number that comes before every one that was ever handed out.
             pub const ZERO: Self = Self(0);
 
             /// The next number. Saturates: a peer that claims `u64::MAX` must not stop the process.
             pub const fn next(self) -> Self {
                 Self(self.0.saturating_add(1))
+            }
+        }
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                state.write_u128(Self::KIND | u128::from(self.0));
             }
         }
 
@@ -34,38 +42,38 @@ macro_rules! number {
 
 number! {
     /// One Raft participant, unique in its cluster and named by its certificate.
-    NodeId
+    NodeId, 1
 }
 number! {
     /// A Raft term (thesis 3.3): at most one leader each. It is also the fencing token.
-    Term
+    Term, 2
 }
 number! {
     /// A position in the replicated log. The first entry is 1; 0 means "before the log".
-    LogIndex
+    LogIndex, 3
 }
 number! {
     /// One write of the ordered persistence queue. Completions are a watermark over these.
-    IoSeq
+    IoSeq, 4
 }
 number! {
     /// A caller that waits for an answer. Made by the driver, never reused in one process life.
-    Ticket
+    Ticket, 5
 }
 number! {
     /// A read position, made by the leader: a round of acknowledgements that names position `p`
     /// confirms every read that was registered at or before `p`.
-    ReadPos
+    ReadPos, 6
 }
 number! {
     /// One replication session: a leader's term with one life of one follower. A response that
     /// names another session is late, and is dropped (research: M7, T1, C5, C6).
-    Session
+    Session, 7
 }
 number! {
     /// One campaign of one node. Late answers to an older campaign, or to a pre-vote round of it,
     /// are not votes (V4).
-    Campaign
+    Campaign, 8
 }
 
 impl LogIndex {

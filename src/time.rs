@@ -2,6 +2,7 @@
 //! `clock`, the one reader, or from the simulator.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::{Add, Sub};
 
 pub use std::time::Duration;
@@ -10,13 +11,16 @@ use serde::{Deserialize, Serialize};
 
 /// A point on this node's suspend-safe clock (`CLOCK_BOOTTIME`), in nanoseconds since some start
 /// of its own. Two nodes' instants are never compared; one node's may be echoed by another.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Instant(pub u64);
 
 impl Instant {
     /// The clock's start.
     pub const ZERO: Self = Self(0);
+
+    /// Hashed along with the number, like the kinds of [`crate::ids`].
+    pub const KIND: u128 = 9 << 64;
 
     /// Builds an instant from whole milliseconds; for tests and the simulator.
     pub const fn from_millis(ms: u64) -> Self {
@@ -31,6 +35,12 @@ impl Instant {
     /// The point `duration` before this one, or the clock's start.
     pub fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))
+    }
+}
+
+impl Hash for Instant {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(Self::KIND | u128::from(self.0));
     }
 }
 

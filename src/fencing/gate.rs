@@ -48,7 +48,7 @@ pub enum Admit {
 }
 
 /// Where the gate stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GateState {
     /// This node may not serve the route.
     Closed,
@@ -73,7 +73,7 @@ pub enum GateState {
 }
 
 /// One route's gate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Gate {
     mode: FenceMode,
     quiet: Duration,

@@ -37,7 +37,7 @@ use crate::ids::{NodeId, Term, Ticket};
 pub const MAX_TERM: Term = Term(999_999_999_999_999);
 
 /// How a verifier treats a term that is higher than the raised one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerifierMode {
     /// It is refused: the fence moves by a raise only.
     Enforced,
@@ -65,7 +65,7 @@ impl VerifierMode {
 }
 
 /// The number and who raised it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// The highest term that was ever raised here.
     pub term: Term,
@@ -110,7 +110,7 @@ pub struct Higher {
 }
 
 /// The state of one resource's verifier.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Verifier {
     mode: VerifierMode,
     fence: Option<Fence>,

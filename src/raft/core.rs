@@ -5,6 +5,7 @@
 //! handed out for apply exactly once, because [`Core::commit_to`] is the only way to commit.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 use crate::ids::{Campaign, IoSeq, Life, LogId, LogIndex, NodeId, Session, Term, Ticket};
 use crate::lease::stretch;
@@ -19,8 +20,13 @@ use crate::time::{Duration, Instant};
 
 /// A small seeded generator (splitmix64): only election timeouts need it, so that campaigns of
 /// different nodes drift apart. Part of the core's state, so that a copy of a node goes on alike.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rng(u64);
+
+/// Never hashed: which timeouts come next is chance, not a part of what the node stands for.
+impl Hash for Rng {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
 
 impl Rng {
     fn next(&mut self) -> u64 {

@@ -22,7 +22,6 @@ use crate::time::{Duration, Instant};
 pub(super) struct Leader {
     /// The first entry of the own term. Nothing is confirmed before it is committed (R1).
     pub noop: LogIndex,
-    pub peers: BTreeMap<NodeId, Progress>,
     /// Only answers to beats sent after this make a lease (R4, R8).
     pub suspect_since: Option<Instant>,
     pub reads: Reads,
@@ -36,6 +35,8 @@ pub(super) struct Leader {
     /// Who is no member any more and may not know it (MC-6).
     pub leaving: BTreeMap<NodeId, Leaving>,
     pub heartbeat_at: Instant,
+    /// Last, so that it ends where a hash of all of it ends (`tests/exhaustive/symmetry.rs`).
+    pub peers: BTreeMap<NodeId, Progress>,
 }
 
 /// A command that is not committed yet.
