@@ -1,0 +1,148 @@
+//! The exhaustive check: every state of the real core inside a bound, until no new one is left.
+//!
+//! ```text
+//! cargo test --test exhaustive            small bounds, and whether a canonical form may stand for a state
+//! make model                              all bounds of docs/exhaustive.md
+//! make model BOUND=lease                  those with that word in their name
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `canon` | when two states are the same, and why |
+//! | `symmetry` | the same under other names |
+//! | `station` | one node, its disk and its gate: what happens there, with the real core |
+//! | `mail` | messages on their way, and what their numbers mean to whom |
+//! | `tables` | each different station, message and step once, under a number |
+//! | `world` | a state: numbers of stations, what is on its way, what has happened |
+//! | `check` | what must hold in every state |
+//! | `backend` | the resource behind the fence |
+//! | `bounds` | how far, and from where |
+//! | `explore` | the search |
+//! | `trace` | the shortest way to what the search has found |
+//! | `lockstep` | random walks with the true numbers beside the canonical ones |
+//!
+//! What is left out, because no bound has it: transfers, snapshots, changes of the membership, wiped disks,
+//! several inputs before effects are drained, and a learner. The simulator has all of them.
+
+mod backend;
+mod bounds;
+mod canon;
+mod check;
+mod explore;
+mod lockstep;
+mod mail;
+mod station;
+mod symmetry;
+mod tables;
+mod trace;
+mod words;
+mod world;
+
+use bounds::Bound;
+use explore::Found;
+use tables::Tables;
+
+const THREADS: usize = 2;
+/// States among which the shortest way is looked for.
+const TRACED: usize = 3_000_000;
+/// States of a bound among which a planted bug is looked for.
+const HUNTED: u64 = 3_000_000;
+
+/// Searches one bound to its end and prints its row.
+fn reach_the_fixpoint(bound: Bound) -> Found {
+    let tables = Tables::new(bound);
+    let found = explore::search(&tables, THREADS, u64::MAX);
+    let name = tables.bound.name;
+    println!(
+        "| {name} | {} | {} | {} | {} | {} | {} | {} | {:.0} | {} |",
+        found.states,
+        found.transitions,
+        found.pending,
+        found.depth,
+        found.stations,
+        found.letters,
+        found.steps,
+        found.took.as_secs_f64(),
+        peak(),
+    );
+    if let Some(text) = &found.broken {
+        let way = trace::shortest(&tables, TRACED);
+        let way = way.unwrap_or_else(|| format!("{text}\n(no shorter way among the first {TRACED} states)"));
+        panic!("{name}, after {} states: {way}", found.states);
+    }
+    assert_eq!(found.pending, 0, "{name}: the search ended before its fixpoint");
+    was_there(&tables.bound, &found);
+    found
+}
+
+/// A bound in which nothing happens holds everything.
+fn was_there(bound: &Bound, found: &Found) {
+    let (name, reached) = (bound.name, &found.reached);
+    assert_eq!(reached.led, bound.terms, "{name}: somebody led in the last term");
+    assert!(bound.winners_resign || reached.committed > 0, "{name}: something was committed");
+    assert!(bound.reads == 0 || reached.served, "{name}: a read was served");
+    assert!(bound.time.rates.is_empty() || reached.leased, "{name}: a lease held");
+    assert!(
+        bound.backend.is_none() || (reached.stamped && reached.landed > 0),
+        "{name}: a write took effect"
+    );
+}
+
+fn head() {
+    println!("| bound | states | transitions | pending | depth | nodes | messages | steps | seconds | MiB |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+}
+
+/// The most memory that this process has had, in MiB; of a process that searches several bounds, so far.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+#[test]
+fn small_bounds_reach_their_fixpoint() {
+    head();
+    bounds::quick().into_iter().for_each(|bound| drop(reach_the_fixpoint(bound)));
+}
+
+#[test]
+#[ignore = "minutes and gigabytes: `make model`"]
+fn every_bound_reaches_its_fixpoint() {
+    let word = std::env::var("BOUND").unwrap_or_default();
+    head();
+    let chosen = bounds::all().into_iter().filter(|bound| bound.name.contains(&word));
+    let states: u64 = chosen.map(|bound| reach_the_fixpoint(bound).states).sum();
+    println!("\n{states} states together");
+    assert!(!word.is_empty() || states >= 100_000_000, "the bounds are wide enough for 100 million states");
+}
+
+/// For a core with a bug in it: which bound shows it first, and how soon. By one thread, so that the numbers
+/// come again.
+#[test]
+#[ignore = "for a core with a bug in it: docs/exhaustive.md"]
+fn some_bound_shows_the_bug() {
+    let word = std::env::var("BOUND").unwrap_or_default();
+    let all = bounds::quick().into_iter().chain(bounds::all());
+    for bound in all.filter(|bound| bound.name.contains(&word)) {
+        let tables = Tables::new(bound);
+        let found = explore::search(&tables, 1, HUNTED);
+        if let Some(text) = found.broken {
+            let way = trace::shortest(&tables, TRACED).unwrap_or(text);
+            println!("| {} | {} | {way}", bound.name, found.states);
+            return;
+        }
+    }
+    panic!("not found among {HUNTED} states of any bound");
+}
+
+#[test]
+fn a_canonical_form_stands_for_a_state() {
+    for bound in bounds::all() {
+        let name = bound.name;
+        let bound = Bound { crashes: bound.crashes.max(1), ..bound };
+        let steps = lockstep::walk(&Tables::new(bound), 25, 150);
+        assert!(steps > 300, "{name}: only {steps} steps were compared");
+    }
+}
