@@ -94,10 +94,11 @@ impl Routes {
     /// Sends to a member, or by the route that a stranger gave.
     pub(crate) fn send(&self, message: Message) {
         let mut table = self.table();
+        table.note_use(message.to, clock::now());
         if let Some(peer) = table.peers.get(&message.to) {
             return peer.send(&message);
         }
-        let Some(route) = table.use_route(message.to, clock::now()) else {
+        let Some(route) = table.strangers.get_mut(&message.to) else {
             return self.refusals().count("message", "not-a-member");
         };
         let peer = route.peer.get_or_insert_with(|| self.dial(message.to, &route.address));
@@ -170,11 +171,13 @@ impl Table {
         strangers.insert(from, Provisional { address, used: now, peer: None, waiting: None });
     }
 
-    /// The route to a stranger, which is in use; those that are not any more are forgotten.
-    fn use_route(&mut self, to: NodeId, now: Instant) -> Option<&mut Provisional> {
-        self.strangers.get_mut(&to)?.used = now;
+    /// Something is sent to `to`: if that is a stranger, its route is in use. Those that are not any more
+    /// are forgotten, whoever it is; members are sent to all the time.
+    fn note_use(&mut self, to: NodeId, now: Instant) {
+        if let Some(route) = self.strangers.get_mut(&to) {
+            route.used = now;
+        }
         self.forget_unused(now);
-        self.strangers.get_mut(&to)
     }
 
     fn forget_unused(&mut self, now: Instant) {
@@ -223,14 +226,15 @@ mod tests {
         table.introduce(NodeId(2), "a:1".to_owned(), at(0));
         table.introduce(NodeId(3), "a:1".to_owned(), at(0));
         let soon = at(0) + (UNUSED_LIMIT - Duration::from_millis(1));
-        assert!(table.use_route(NodeId(1), soon).is_some());
+        table.note_use(NodeId(1), soon);
         assert_eq!(names(&table), [1, 2, 3]);
         // Asked for late, yet before anybody has looked, it is in use again.
-        assert!(table.use_route(NodeId(2), at(0) + UNUSED_LIMIT).is_some());
+        table.note_use(NodeId(2), at(0) + UNUSED_LIMIT);
         assert_eq!(names(&table), [1, 2]);
         table.introduce(NodeId(2), "a:1".to_owned(), soon + UNUSED_LIMIT);
         assert_eq!(names(&table), [2], "who comes again makes the others forgotten, too");
-        assert!(table.use_route(NodeId(1), soon + UNUSED_LIMIT).is_none());
+        table.note_use(NodeId(9), soon + UNUSED_LIMIT + UNUSED_LIMIT);
+        assert_eq!(names(&table), [] as [u64; 0], "and so does whatever is sent to a member");
     }
 
     /// W-13.
