@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::driver::cycle::Cycle;
 use crate::ids::NodeId;
+use crate::registry::command::Member;
 use crate::registry::machine::Machine;
 use crate::transport::roster::Roster;
 
@@ -37,11 +38,11 @@ impl Directory {
         (Self { seen: None, hops }, receiver)
     }
 
-    /// The roster, when it is another one than at the last turn.
-    pub fn turn(&mut self, cycle: &Cycle) -> Option<Roster> {
+    /// The roster under `leader`, when it is another one than at the last turn.
+    pub fn turn(&mut self, cycle: &Cycle, leader: Option<NodeId>) -> Option<Roster> {
         let machine = cycle.machine().read().unwrap_or_else(PoisonError::into_inner);
         let who = cycle.correspondents();
-        let open = cycle.leadership().leader.is_none_or(|leader| !who.contains(&leader));
+        let open = leader.is_none_or(|leader| !who.contains(&leader));
         let seen = Some(Seen { who, open, version: machine.roster_version() });
         if seen == self.seen {
             return None;
@@ -60,7 +61,7 @@ impl Directory {
 fn addresses(
     machine: &Machine,
     who: &BTreeSet<NodeId>,
-    which: impl Fn(&crate::registry::command::Member) -> &String,
+    which: impl Fn(&Member) -> &String,
 ) -> BTreeMap<NodeId, String> {
     let known = who.iter().filter_map(|node| machine.member(*node));
     known.map(|member| (member.id, which(member).clone())).collect()

@@ -319,10 +319,12 @@ impl Loop {
     }
 
     fn carry_out(&mut self, output: Output) -> Result<(), Fatal> {
-        if let Some(roster) = self.directory.turn(&self.cycle) {
+        let picture = self.cycle.leadership();
+        let leader = picture.leader;
+        self.publish(picture);
+        if let Some(roster) = self.directory.turn(&self.cycle, leader) {
             self.net.set_roster(&roster);
         }
-        self.publish();
         for persist in output.persist {
             self.writer.push(persist);
         }
@@ -344,8 +346,7 @@ impl Loop {
         Ok(())
     }
 
-    fn publish(&mut self) {
-        let new = self.cycle.leadership();
+    fn publish(&mut self, new: Leadership) {
         self.observer.turn(&self.cycle, &new, self.writer.oldest_outstanding());
         let now = clock::now();
         self.published.send_if_modified(|published| {
