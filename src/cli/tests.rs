@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use bytes::Bytes;
 use clap::CommandFactory;
 use http_body_util::Full;
@@ -14,6 +16,25 @@ mod member;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+}
+
+/// Runs a tool.
+fn run(line: &str) -> Result<String, Failure> {
+    match parse(line).unwrap_or_else(|e| panic!("{line}: {e}")) {
+        Command::Tool(tool) => tool.run(),
+        other => panic!("{other:?} is no tool"),
+    }
+}
+
+/// `TERMGATE_GOLDEN=1 cargo test` writes the texts anew, to be read before they are committed.
+#[track_caller]
+fn is_golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/tests/golden").join(name);
+    if std::env::var_os("TERMGATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, expected, "{} differs", path.display());
 }
 
 #[test]
@@ -327,13 +348,9 @@ fn check_reports_every_error_with_status_2_and_praises_what_is_right() {
 fn certificates_are_made_where_they_are_wanted() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().display();
-    let run = |line: String| match parse(&line).unwrap() {
-        Command::Tool(tool) => tool.run(),
-        other => panic!("{other:?} is no tool"),
-    };
-    run(format!("termgate certs init --cluster orders --out {out}")).unwrap();
-    let made = run(format!("termgate certs issue --ca {out} --node 2 --out {out} --san localhost")).unwrap();
+    run(&format!("termgate certs init --cluster orders --out {out}")).unwrap();
+    let made = run(&format!("termgate certs issue --ca {out} --node 2 --out {out} --san localhost")).unwrap();
     assert_eq!(made, format!("{out}/node-2.pem\n{out}/node-2.key\n"));
-    let again = run(format!("termgate certs init --cluster orders --out {out}"));
+    let again = run(&format!("termgate certs init --cluster orders --out {out}"));
     assert_eq!(again.unwrap_err().exit_status(), 1, "nothing is overwritten");
 }

@@ -1,38 +1,20 @@
 //! What the commands for disasters say, word by word where a person decides by it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::parse;
-use crate::cli::{Cli, Command, Failure};
+use super::{is_golden, run};
+use crate::cli::Cli;
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::raft::entry::{Entry, Membership, Payload};
 use crate::registry::command::{Command as Op, Condition, Op as What};
 use crate::registry::machine::Machine;
 use crate::storage::backup::{Header, Origin, Taken, save};
 use crate::transport::identity::Subject;
-
-fn run(line: &str) -> Result<String, Failure> {
-    match parse(line).unwrap_or_else(|e| panic!("{line}: {e}")) {
-        Command::Tool(tool) => tool.run(),
-        other => panic!("{other:?} is no tool"),
-    }
-}
-
-/// `TERMGATE_GOLDEN=1 cargo test` writes the texts anew, to be read before they are committed.
-#[track_caller]
-fn is_golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/tests/golden").join(name);
-    if std::env::var_os("TERMGATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, expected, "{} differs", path.display());
-}
 
 #[test]
 fn the_dangers_are_part_of_the_help() {

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use super::parse;
+use super::{is_golden, parse, run};
 use crate::api::answers::members::{MemberInfo, MemberList};
 use crate::cli::node::Start;
 use crate::cli::{Cli, Command, Failure, show};
@@ -65,11 +65,7 @@ impl Node {
 
     /// Runs the command against this node.
     fn run(&self, line: &str) -> Result<String, Failure> {
-        let line = format!("termgate member {line} --api {}", self.api);
-        match parse(&line).unwrap_or_else(|e| panic!("{line}: {e}")) {
-            Command::Tool(tool) => tool.run(),
-            other => panic!("{other:?} is no tool"),
-        }
+        run(&format!("termgate member {line} --api {}", self.api))
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -238,17 +234,6 @@ fn the_help_says_what_an_incarnation_is_and_how_a_machine_joins() {
     is_golden("member-add.txt", &help);
     let help = cli.find_subcommand_mut("node").unwrap().render_long_help().to_string();
     is_golden("node.txt", &help);
-}
-
-/// `TERMGATE_GOLDEN=1 cargo test` writes the texts anew, to be read before they are committed.
-#[track_caller]
-fn is_golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/tests/golden").join(name);
-    if std::env::var_os("TERMGATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, expected, "{} differs", path.display());
 }
 
 #[test]
