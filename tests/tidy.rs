@@ -17,6 +17,12 @@ fn everything() -> Vec<Source> {
     load(&["src", "tests", "benches", "examples"])
 }
 
+/// The names of the golden scripts.
+fn scripts() -> Vec<String> {
+    let name = |path: String| path.rsplit('/').next().unwrap_or_default().trim_end_matches(".txt").to_owned();
+    texts("tests/scripts", "txt").into_iter().map(|(path, _)| name(path)).collect()
+}
+
 #[test]
 fn imports_point_down_the_layers() {
     hold(
@@ -96,11 +102,8 @@ fn there_are_no_cargo_features() {
 fn every_rule_of_the_specification_is_cited_by_code_and_by_a_test() {
     let pages = texts("proto-spec", "md");
     assert!(!pages.is_empty(), "proto-spec/ has pages");
-    let name = |path: String| path.rsplit('/').next().unwrap_or_default().trim_end_matches(".txt").to_owned();
-    let scripts: Vec<String> =
-        texts("tests/scripts", "txt").into_iter().map(|(path, _)| name(path)).collect();
     hold(
-        &laws::rules_are_cited(&pages, &everything(), &scripts),
+        &laws::rules_are_cited(&pages, &everything(), &scripts()),
         "name the rule's id in the comment of the code that keeps it and of a test that fails without it, or name \
          in the rule's row the script that shows it",
     );
@@ -109,12 +112,8 @@ fn every_rule_of_the_specification_is_cited_by_code_and_by_a_test() {
 #[test]
 fn scenarios_name_their_tests() {
     let page = std::fs::read_to_string(root().join("docs/scenarios.md")).expect("the page of scenarios");
-    let scripts = texts("tests/scripts", "txt").into_iter();
-    let scripts: Vec<String> = scripts
-        .filter_map(|(path, _)| Some(path.rsplit_once('/')?.1.strip_suffix(".txt")?.to_owned()))
-        .collect();
     hold(
-        &laws::scenarios_name_their_tests(&page, &everything(), &scripts),
+        &laws::scenarios_name_their_tests(&page, &everything(), &scripts()),
         "a scenario names the tests that play it, by the function or the script, or says why there is none",
     );
 }
