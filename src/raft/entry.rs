@@ -106,7 +106,8 @@ impl Membership {
     #[must_use]
     pub fn completed(&self) -> Self {
         let mut last = Self { voters_old: None, ..self.clone() };
-        last.incarnations.retain(|node, _| self.voters.contains(node) || self.learners.contains(node));
+        let members = last.members();
+        last.incarnations.retain(|node, _| members.contains(node));
         last
     }
 
