@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::client::Dice;
 use support::cluster::{Cluster, Plan};
+use support::dice::Dice;
 use support::etcd::{Etcd, put_body};
 use support::http::{Connection, Failure};
 use support::stats::{millis, percentile, print_table};

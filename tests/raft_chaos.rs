@@ -5,11 +5,14 @@
 //! Faults: loss, duplication, reordering, a heavy tail of late messages, cuts and one-way cuts,
 //! crashes that lose what is not on disk, slow disks, clocks of different rates, transfers.
 
+#[path = "support/dice.rs"]
+mod dice;
 mod model;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
+use dice::Dice;
 use termgate::ids::{IoSeq, Life, LogId, LogIndex, NodeId, Term, Ticket};
 use termgate::raft::config::Config;
 use termgate::raft::effect::{Effect, Event, Input, Outcome, RoleKind};
@@ -25,18 +28,11 @@ const CALM: u64 = 4_000 * MS;
 /// Clock rates differ by up to the configured bound.
 const DRIFT_PPM: u64 = 20_000;
 
-struct Rng(u64);
+struct Rng(Dice);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
+        self.0.below(n.max(1) as usize) as u64
     }
     fn percent(&mut self, p: u64) -> bool {
         self.below(100) < p
@@ -89,7 +85,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng(Dice(seed));
         let count = [1, 3, 3, 5, 3, 5][rng.below(6) as usize];
         let membership = Membership::of_voters((1..=count).map(NodeId));
         let mut world = Self {
@@ -146,7 +142,7 @@ impl World {
     }
 
     fn start(&mut self, id: u64) {
-        let (now, seed) = (self.clock(id), self.rng.next());
+        let (now, seed) = (self.clock(id), self.rng.0.draw());
         let host = self.hosts.get_mut(&id).expect("a host");
         host.boot += 1;
         let promised = if host.boot == 1 { Duration::ZERO } else { Duration::from_millis(150) };

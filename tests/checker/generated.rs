@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dice;
 use crate::edits::{EDITS, Edit};
 use crate::lin::Decision;
 use crate::lin::history::{
@@ -52,25 +53,17 @@ fn one_edit_in_each_of_them_is_caught() {
     assert_eq!(rare.map(|edit| edit.name).collect::<Vec<_>>(), Vec::<&str>::new(), "made too rarely");
 }
 
-/// A small deterministic generator (splitmix64).
-pub struct Dice(u64);
+/// The generator of chance, with what histories need of it.
+pub struct Dice(dice::Dice);
 
 impl Dice {
     fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x5851_f42d_4c95_7f2d))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self(dice::Dice(seed.wrapping_mul(0x5851_f42d_4c95_7f2d)))
     }
 
     /// A number below `end`, which is not zero.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.0.below(end as usize) as u64
     }
 
     /// True `percent` times in a hundred.

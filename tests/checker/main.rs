@@ -11,6 +11,8 @@
 //! | `resource` | layer 3, the fenced resource |
 
 mod bad;
+#[path = "../support/dice.rs"]
+mod dice;
 mod edits;
 mod generated;
 mod good;

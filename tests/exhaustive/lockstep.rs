@@ -7,6 +7,7 @@
 
 use crate::backend::Event as BackendEvent;
 use crate::bounds::Bound;
+use crate::dice::Dice;
 use crate::explore::{moves, towards_led};
 use crate::mail::{self, Marks};
 use crate::station::{Local, Station};
@@ -15,17 +16,6 @@ use crate::world::{Action, World};
 
 use termgate::raft::effect::RoleKind;
 use termgate::raft::message::Message;
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
 
 /// A world of true nodes and messages.
 struct True {
@@ -143,7 +133,7 @@ pub fn walk(tables: &Tables, walks: u64, steps: usize) -> usize {
     let mut desk = Desk::new(tables);
     let mut taken = 0;
     for seed in 1..=walks {
-        let mut rng = Rng(seed);
+        let mut rng = Dice(seed);
         let rates = tables.bound.time.rates;
         let rates = rates.get(rng.below(rates.len().max(1))).copied().unwrap_or_default();
         let mut world = World::new(&mut desk, rates);
@@ -166,7 +156,7 @@ pub fn walk(tables: &Tables, walks: u64, steps: usize) -> usize {
 }
 
 /// One of the actions that lead somewhere, and where.
-fn choose(world: &World, rng: &mut Rng, desk: &mut Desk) -> Option<(Action, World)> {
+fn choose(world: &World, rng: &mut Dice, desk: &mut Desk) -> Option<(Action, World)> {
     let mut left = Vec::new();
     world.actions(desk, &mut left);
     while !left.is_empty() {
@@ -192,7 +182,7 @@ struct Renamed {
 }
 
 impl Renamed {
-    fn new(world: &World, rng: &mut Rng, desk: &Desk) -> Self {
+    fn new(world: &World, rng: &mut Dice, desk: &Desk) -> Self {
         let bound = desk.bound();
         // Where nodes begin differently, other names would make another beginning.
         let alike = bound.start.iter().take(bound.nodes).all(|start| *start == bound.start[0]);

@@ -28,6 +28,8 @@ mod backend;
 mod bounds;
 mod canon;
 mod check;
+#[path = "../support/dice.rs"]
+mod dice;
 mod explore;
 mod lockstep;
 mod mail;

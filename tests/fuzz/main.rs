@@ -5,6 +5,8 @@
 //! `FUZZ_MUTATIONS=n` tries n times as many; `FUZZ_WRITE_SEEDS=dir` writes the seeds as files.
 
 mod bodies;
+#[path = "../support/dice.rs"]
+mod dice;
 mod mutate;
 mod seeds;
 
@@ -14,7 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bodies::{TARGETS, Target};
-use mutate::{Rng, mutation};
+use dice::Dice;
+use mutate::mutation;
 
 /// Files of one target, and bytes of all: the corpus is read in reviews and by every run.
 const CORPUS_FILES: usize = 200;
@@ -53,7 +56,7 @@ fn try_one((target, body): Target, what: &str, data: &[u8]) {
         let dir = root().join("target/fuzz/failed");
         let name = format!(
             "{target}-{:016x}",
-            data.iter().fold(data.len() as u64, |h, b| Rng(h ^ u64::from(*b)).next())
+            data.iter().fold(data.len() as u64, |h, b| Dice(h ^ u64::from(*b)).draw())
         );
         let path = dir.join(name);
         fs::create_dir_all(&dir).and_then(|()| fs::write(&path, data)).expect("room for the input");
@@ -73,7 +76,7 @@ fn hold(name: &str) {
         try_one(target, &path.display().to_string(), &data);
         inputs.push(data);
     }
-    let mut rng = Rng(1);
+    let mut rng = Dice(1);
     for nth in 0..mutations(name) {
         let data = mutation(&mut rng, &inputs);
         try_one(target, &format!("mutation {nth}"), &data);
@@ -127,7 +130,7 @@ fn the_corpus_is_small() {
 #[test]
 fn mutations_find_what_is_planted() {
     let inputs = vec![b"GET / HTTP/1.1".to_vec(), b"PUT /x".to_vec()];
-    let mut rng = Rng(1);
+    let mut rng = Dice(1);
     let (mut shouts, mut longest) = (0, 0);
     for _ in 0..6_000 {
         let data = mutation(&mut rng, &inputs);

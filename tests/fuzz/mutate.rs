@@ -1,27 +1,12 @@
 //! Mutations of inputs, from a seed: no coverage guides them, but the same ones are tried everywhere.
 
-/// A small seeded generator (splitmix64).
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).unwrap_or(0)
-    }
-}
+use crate::dice::Dice;
 
 /// Inputs grow no further.
 const LONGEST: usize = 16 * 1024;
 
 /// Some of `inputs`, changed in a few places.
-pub fn mutation(rng: &mut Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
+pub fn mutation(rng: &mut Dice, inputs: &[Vec<u8>]) -> Vec<u8> {
     let mut data = inputs[rng.below(inputs.len())].clone();
     for _ in 0..1 + rng.below(4) {
         change(rng, &mut data, inputs);
@@ -30,12 +15,12 @@ pub fn mutation(rng: &mut Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
     data
 }
 
-fn change(rng: &mut Rng, data: &mut Vec<u8>, inputs: &[Vec<u8>]) {
+fn change(rng: &mut Dice, data: &mut Vec<u8>, inputs: &[Vec<u8>]) {
     let at = rng.below(data.len() + 1);
     let end = data.len().min(at + 1 + rng.below(16));
     match rng.below(9) {
         0 if at < data.len() => data[at] ^= 1 << rng.below(8),
-        1 if at < data.len() => data[at] = rng.next() as u8,
+        1 if at < data.len() => data[at] = rng.draw() as u8,
         2 if at < data.len() => data[at] = [0, 1, 0x7f, 0x80, 0xff][rng.below(5)],
         3 => drop(data.drain(at..end)),
         4 => {
@@ -44,7 +29,7 @@ fn change(rng: &mut Rng, data: &mut Vec<u8>, inputs: &[Vec<u8>]) {
             data.splice(to..to, copy);
         }
         5 => {
-            let new: Vec<u8> = (0..1 + rng.below(8)).map(|_| rng.next() as u8).collect();
+            let new: Vec<u8> = (0..1 + rng.below(8)).map(|_| rng.draw() as u8).collect();
             data.splice(at..at, new);
         }
         6 => {

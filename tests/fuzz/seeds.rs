@@ -7,7 +7,7 @@ use std::path::Path;
 use rcgen::{CertificateParams, KeyPair, SanType};
 
 use crate::bodies::{registry_command, snapshot_chunk};
-use crate::mutate::Rng;
+use crate::dice::Dice;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -179,9 +179,9 @@ fn configurations() -> Vec<Vec<u8>> {
 fn with_random(given: &[&[u8]], count: u64) -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = given.iter().map(|seed| seed.to_vec()).collect();
     for seed in 0..count {
-        let mut rng = Rng(seed);
+        let mut rng = Dice(seed);
         let length = 16 << rng.below(6);
-        seeds.push((0..length).map(|_| rng.next() as u8).collect());
+        seeds.push((0..length).map(|_| rng.draw() as u8).collect());
     }
     seeds
 }

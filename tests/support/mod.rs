@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 pub mod client;
 pub mod cluster;
+pub mod dice;
 pub mod etcd;
 pub mod http;
 pub mod ledger;

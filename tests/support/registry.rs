@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::client::{Ask, Dice, ask};
+use super::client::{Ask, ask};
 use super::cluster::BEARER;
+use super::dice::Dice;
 use super::http::{Answer, Connection, Failure};
 use super::lin::history::{
     Change, Condition, Found, Freshness, Get, List, Listing, Op, Place, Sight, Told, What, Write,
