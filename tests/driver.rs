@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use node::{Plan, free_address};
-use pki::{PATIENCE, Pki, counted, until};
+use node::Plan;
+use pki::{PATIENCE, Pki, counted, free_address, until};
 use termgate::driver::fatal::Fatal;
 use termgate::driver::run::Running;
 use termgate::ids::{LogId, LogIndex, NodeId, Term};

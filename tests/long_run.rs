@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use node::{Plan, free_address};
-use pki::Pki;
+use node::Plan;
+use pki::{Pki, free_address};
 use termgate::driver::handle::Handle;
 use termgate::driver::run::Running;
 use termgate::ids::LogIndex;

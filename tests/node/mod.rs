@@ -1,7 +1,7 @@
 //! The loop of a node with a real store and a real mesh, without the edges.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use termgate::driver::fatal::Fatal;
@@ -70,8 +70,4 @@ impl Plan<'_> {
     ) -> Result<Running, Fatal> {
         run::start(self.parts(store), on_fatal)
     }
-}
-
-pub fn free_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -8,12 +8,10 @@ use termgate::ids::NodeId;
 use termgate::registry::limits::ADDRESS_BYTES;
 use termgate::transport::codec::{self, Introduction};
 
-use crate::pki::{Leaf, Pki, counted, dial_from, half_open, hostile, hostile_config, until, within};
+use crate::pki::{
+    Leaf, Pki, counted, dial_from, free_address, half_open, hostile, hostile_config, until, within,
+};
 use crate::{ALPN, INBOX, NOWHERE, Node, append, ask, deaf_peer, dial, pair};
-
-fn free_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 /// A node that knows where it listens, and so can say it.
 async fn announcing(id: u64, pki: &Pki, members: &[(u64, &str)]) -> Node {

@@ -270,3 +270,8 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         .await
         .unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
 }
+
+/// A UDP address of this machine that nobody listens at now.
+pub fn free_address() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
