@@ -57,6 +57,8 @@ pub struct Cycle {
     settling: VecDeque<(IoSeq, SnapshotId)>,
     /// A state that was fetched, until the core installs it.
     fetched: Option<(SnapshotId, Machine)>,
+    /// How many entries are applied in one turn at most.
+    apply_slice: usize,
     /// What the turn wants done so far.
     output: Output,
 }
@@ -158,8 +160,15 @@ impl Cycle {
             taking: false,
             settling: VecDeque::new(),
             fetched: None,
+            apply_slice: APPLY_SLICE,
             output: Output::default(),
         }
+    }
+
+    /// Applies at most `entries` in a turn instead: what is committed and not applied yet is then
+    /// seen without a log of thousands.
+    pub fn applying(self, entries: usize) -> Self {
+        Self { apply_slice: entries.max(1), ..self }
     }
 
     /// One input and all that follows from it.
@@ -228,7 +237,7 @@ impl Cycle {
 
     /// Carries out what follows from everything fed since the last call.
     pub fn drain(&mut self, now: Instant) -> Output {
-        let mut slice = APPLY_SLICE;
+        let mut slice = self.apply_slice;
         loop {
             self.drain_effects();
             // What the application makes possible is carried out in the same turn.

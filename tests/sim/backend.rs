@@ -247,6 +247,7 @@ impl World {
         self.backend.waiting.push((node, boot, term));
         let (takes, epoch) = (self.way(), self.backend.epoch);
         self.schedule(takes, Event::Backend(Box::new(BackendEvent::Stored { term, epoch })));
+        self.answer_raises();
     }
 
     fn on_stored(&mut self, term: Term, epoch: u64) {

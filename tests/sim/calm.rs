@@ -182,10 +182,9 @@ impl World {
         let committed = self.committed();
         let applied = |i: LogIndex| i == committed;
         let whole = |n: &crate::process::SimNode| {
-            n.is_lost
-                || n.process
-                    .as_ref()
-                    .is_some_and(|p| applied(p.leadership.last_applied) && p.waiters.is_empty())
+            let has_all =
+                |p: &crate::process::Process| applied(p.leadership.last_applied) && p.waiters.is_empty();
+            n.is_lost || (n.process.as_ref().is_some_and(has_all) && is_written_down(n))
         };
         self.has_one_leader() && self.nodes.iter().all(whole) && self.oracle.open_writes().is_empty()
     }
@@ -211,4 +210,11 @@ impl World {
         let (committed, open) = (self.committed(), self.oracle.open_writes());
         text + &format!("\n  committed {committed}, open writes {open:?}")
     }
+}
+
+/// N10: the log is as short as its limit says: no snapshot that was due has been forgotten.
+fn is_written_down(node: &crate::process::SimNode) -> bool {
+    let Some(view) = node.process.as_ref().map(|p| p.cycle.view()) else { return false };
+    let taken = view.snapshot.map_or(LogIndex::ZERO, |last| last.index);
+    view.last_applied.0 - taken.0 < node.config.snapshot_entries
 }

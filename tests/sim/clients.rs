@@ -3,7 +3,7 @@
 
 use termgate::driver::cycle::Answered;
 use termgate::driver::handle::Refused;
-use termgate::ids::{LogIndex, NodeId, Term};
+use termgate::ids::{LogIndex, NodeId, Term, Ticket};
 use termgate::raft::effect::{Input, TransferRefusal};
 use termgate::registry::command::{Condition, Op};
 
@@ -54,6 +54,8 @@ pub enum ClientEvent {
     Next,
     /// A request arrives.
     Arrive { node: usize, request: Request },
+    /// A handler that has decided on a write reaches the loop.
+    Propose { node: usize, boot: u64, decided_in: Term, op: Op, ticket: Ticket },
     /// A lease read looks at the state.
     LeaseLook { node: usize, boot: u64, token: Term, key: &'static str, floor: Floor },
     /// After a look at the state: does the lease still hold?
@@ -68,6 +70,7 @@ impl ClientEvent {
         match self {
             Self::Next => None,
             Self::Arrive { node, .. }
+            | Self::Propose { node, .. }
             | Self::LeaseLook { node, .. }
             | Self::LeaseCheck { node, .. }
             | Self::Look { node, .. } => Some(*node),
@@ -97,6 +100,11 @@ impl World {
                 self.schedule(gap, Event::Client(Box::new(ClientEvent::Next)));
             }
             ClientEvent::Arrive { node, request } => self.on_request(node, request),
+            ClientEvent::Propose { node, boot, decided_in, op, ticket } => {
+                if self.running(node, boot).is_some() {
+                    self.turn(node, Turn::Propose(decided_in, op, ticket));
+                }
+            }
             ClientEvent::LeaseLook { node, boot, token, key, floor } => {
                 self.look_under_lease(node, boot, token, key, floor);
             }
@@ -229,7 +237,7 @@ impl World {
             Request::LeaseRead { key, floor } => self.ask_for_lease(node, key, floor),
             Request::Write { id, op } => {
                 if let Some(ticket) = self.register(node, Waiter::Write(id)) {
-                    self.turn(node, Turn::Propose(op, ticket));
+                    self.decide(node, op, ticket);
                 }
             }
             Request::Read { key, floor } => {
@@ -241,6 +249,21 @@ impl World {
                 if let Some(ticket) = self.register(node, Waiter::Transfer) {
                     self.turn(node, Input::Transfer { ticket, to });
                 }
+            }
+        }
+    }
+
+    /// A write is decided in the term that the handler sees. It may be held up before it reaches the loop,
+    /// which may have been deposed and elected anew by then (P1).
+    fn decide(&mut self, node: usize, op: Op, ticket: Ticket) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let decided_in = process.leadership.term;
+        match self.dawdle() {
+            0 => self.turn(node, Turn::Propose(decided_in, op, ticket)),
+            delay => {
+                let boot = self.nodes[node].disk.life().boot;
+                let propose = ClientEvent::Propose { node, boot, decided_in, op, ticket };
+                self.schedule(delay, Event::Client(Box::new(propose)));
             }
         }
     }

@@ -6,6 +6,7 @@ use termgate::driver::cycle::{SnapshotDone, SnapshotWork};
 use termgate::raft::effect::SnapshotInput;
 use termgate::raft::entry::{Snapshot, SnapshotId};
 use termgate::raft::message::SnapshotChunk;
+use termgate::raft::view::View;
 use termgate::registry::machine::Machine;
 use termgate::registry::machine::snapshot::Decoder;
 
@@ -60,7 +61,11 @@ impl World {
         }
         match &done {
             Some(SnapshotDone::Taken(_)) => self.stats.add(Stat::SnapshotsTaken),
-            Some(SnapshotDone::Fetched { .. }) => {
+            Some(SnapshotDone::Fetched { id, .. }) => {
+                let view = self.nodes[node].process.as_ref().map(|process| process.cycle.view());
+                let raced =
+                    |view: View| view.commit_index < id.last.index && id.last.index < view.last_log.index;
+                self.stats.mattered(Class::PlaySnapshotRace, view.is_some_and(raced));
                 self.stats.add(Stat::SnapshotsFetched);
                 let again = std::mem::take(&mut self.nodes[node].was_damaged);
                 self.stats.mattered(Class::SnapshotDamage, again);

@@ -36,6 +36,7 @@ mod oracle;
 mod params;
 mod plays;
 mod process;
+mod race;
 mod rng;
 mod run;
 mod script;

@@ -15,6 +15,17 @@ pub struct Cargo {
     pub vote: bool,
 }
 
+/// From whom to whom a message goes, and when it leaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// The sender.
+    pub from: usize,
+    /// The receiver.
+    pub to: usize,
+    /// In true time.
+    pub now: True,
+}
+
 /// Every directed link of one world.
 #[derive(Debug)]
 pub struct Net {
@@ -24,6 +35,9 @@ pub struct Net {
     cut: Vec<bool>,
     /// Nodes that entries do not reach: everything else does.
     starved: Vec<bool>,
+    /// By how much entries on their way to each node are later than all else, and when the last of
+    /// them arrives: they keep their order.
+    late: Vec<(u64, True)>,
     /// Extra delay per directed link, in nanoseconds: one direction may be slow.
     slow: Vec<u64>,
     /// The fault that cuts links now, when it is a random one.
@@ -41,6 +55,7 @@ impl Net {
             params,
             cut: vec![false; links],
             starved: vec![false; nodes],
+            late: vec![(0, 0); nodes],
             slow: slow.collect(),
             blame: None,
             rng,
@@ -84,6 +99,11 @@ impl Net {
         self.starved[node] = starved;
     }
 
+    /// Makes entries (not heartbeats, not votes) reach `node` later than all else, by `extra` nanoseconds.
+    pub fn delay_entries(&mut self, node: usize, extra: u64) {
+        self.late[node] = (extra, 0);
+    }
+
     /// Draws new slow directions.
     pub fn skew(&mut self) {
         for link in 0..self.slow.len() {
@@ -105,12 +125,14 @@ impl Net {
     pub fn heal(&mut self) {
         self.mend();
         self.starved.fill(false);
+        self.late.fill((0, 0));
         self.slow.fill(0);
         self.params = NetParams::calm(self.params.heartbeat, self.params.election);
     }
 
     /// How long each copy of a message from `from` to `to` is under way: none, one or two copies.
-    pub fn route(&mut self, from: usize, to: usize, cargo: Cargo, stats: &mut Stats) -> [Option<True>; 2] {
+    pub fn route(&mut self, way: Way, cargo: Cargo, stats: &mut Stats) -> [Option<True>; 2] {
+        let Way { from, to, now } = way;
         if self.is_cut(from, to) || (cargo.entries && self.starved[to]) {
             self.count_cut(stats);
             return [None, None];
@@ -120,7 +142,12 @@ impl Net {
             stats.mattered(Class::Lost, cargo.entries || cargo.vote);
             return [None, None];
         }
-        let first = self.delay(from, to, stats);
+        let mut first = self.delay(from, to, stats);
+        let (extra, last) = &mut self.late[to];
+        if cargo.entries && *extra > 0 {
+            *last = (now + first + *extra).max(*last + 1);
+            first = *last - now;
+        }
         if self.rng.chance(self.params.duplicate_ppm) {
             let second = self.delay(from, to, stats);
             stats.fired(Class::Doubled);

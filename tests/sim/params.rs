@@ -195,6 +195,8 @@ pub struct Params {
     pub batch_ppm: u32,
     /// Whether a turn that comes late is reported as `Input::ClockSuspect`.
     pub notice_gaps: bool,
+    /// How many entries are applied in one turn at most.
+    pub apply_slice: usize,
 }
 
 /// In milliseconds: local clusters, and those across regions.
@@ -236,6 +238,7 @@ impl Params {
             store: None,
             batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,
             notice_gaps: rng.coin(),
+            apply_slice: rng.pick(&[1, 3, 1_000, 1_000]) as usize,
             configs,
         }
     }

@@ -186,7 +186,7 @@ impl World {
         let machine = Arc::new(RwLock::new(machine));
         let core = Node::new(it.config.clone(), Boot { durable, life, promised }, seed, now);
         it.process = Some(Process {
-            cycle: Cycle::new(core, Arc::clone(&machine)),
+            cycle: Cycle::new(core, Arc::clone(&machine)).applying(self.params.apply_slice),
             machine,
             leadership: Leadership::unknown(it.config.id),
             gate: Gate::default(),

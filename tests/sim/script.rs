@@ -42,9 +42,13 @@ pub enum Kind {
     FullDisk,
     /// A follower installs a snapshot and crashes at each step of it.
     Snapshot,
+    /// Entries arrive while a snapshot that ends among them is fetched.
+    SnapshotRace,
 }
 
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 22] = [
+    Kind::SnapshotRace,
+    Kind::SnapshotRace,
     Kind::MuteLease,
     Kind::Flap,
     Kind::FullDisk,
@@ -81,7 +85,7 @@ const fn moves_leadership(kind: Kind) -> Option<Class> {
         Kind::LateTransfer => Class::PlayLateTransfer,
         Kind::MuteLease => Class::PlayMuteLease,
         Kind::FullDisk => Class::PlayFullDisk,
-        Kind::LateAnswer | Kind::Flap | Kind::Snapshot => return None,
+        Kind::LateAnswer | Kind::Flap | Kind::Snapshot | Kind::SnapshotRace => return None,
     })
 }
 
@@ -134,6 +138,7 @@ impl World {
             Kind::Flap => self.play_flap(&mut play),
             Kind::FullDisk => self.play_full_disk(&mut play),
             Kind::Snapshot => self.play_snapshot(&mut play),
+            Kind::SnapshotRace => self.play_snapshot_race(&mut play),
         };
         if let (None, Some(class)) = (wait, moves_leadership(play.kind)) {
             let moved = play.act > 0 && self.checker.leader_count().1 > play.term;

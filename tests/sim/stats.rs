@@ -73,6 +73,7 @@ classes! {
     PlayFlap = "play: one link of the leader flaps at the heartbeat" => "it went on to the end",
     PlayFullDisk = "play: disk full at the leader, then at a follower" => "leadership moved",
     PlaySnapshot = "play: crash at each step of a snapshot's installation" => "a step was cut short",
+    PlaySnapshotRace = "play: entries arrive while a snapshot that ends among them is fetched" => "more than it stands for was there when it came",
 }
 
 macro_rules! stats {

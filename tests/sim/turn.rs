@@ -2,7 +2,7 @@
 //! feed inputs, drain them, then publish, persist, send and answer.
 
 use termgate::driver::cycle::{Answered, Output, SnapshotDone};
-use termgate::ids::Ticket;
+use termgate::ids::{Term, Ticket};
 use termgate::raft::effect::{Cause, DropReason, Event as CoreEvent, Input, RoleKind};
 use termgate::raft::entry::Persist;
 use termgate::raft::message::{Body, Message, VoteRefusal};
@@ -11,7 +11,7 @@ use termgate::transport::codec::{self, CodecError};
 
 use crate::clients::Waiter;
 use crate::clock::MS;
-use crate::net::Cargo;
+use crate::net::{Cargo, Way};
 use crate::process::SimNode;
 use crate::stats::{Class, Stat};
 use crate::trace::describe;
@@ -25,8 +25,8 @@ const LENGTH_BYTES: usize = 4;
 pub enum Turn {
     /// An input of the core.
     Input(Input),
-    /// A command, decided in the term that was last published.
-    Propose(Op, Ticket),
+    /// A command, and the term in which it was decided.
+    Propose(Term, Op, Ticket),
     /// What the keeper of snapshots has done.
     Snapshot(SnapshotDone),
 }
@@ -151,10 +151,7 @@ impl World {
         self.stats.add(Stat::Steps);
         match turn {
             Turn::Input(input) => process.cycle.feed(now, input),
-            Turn::Propose(op, ticket) => {
-                let decided_in = process.leadership.term;
-                process.cycle.propose(now, decided_in, op, ticket);
-            }
+            Turn::Propose(decided_in, op, ticket) => process.cycle.propose(now, decided_in, op, ticket),
             Turn::Snapshot(done) => process.cycle.snapshot_done(now, done),
         }
     }
@@ -192,6 +189,9 @@ impl World {
         let shown = process.cycle.leadership();
         // The rest of the view changes with what is written, and is not cheap.
         let last_log = wrote.then(|| process.cycle.view().last_log);
+        if process.stalled && shown.role == RoleKind::Leader {
+            self.checker.fail(format!("L9: node {} leads with a disk that has stalled", node + 1));
+        }
         self.checker.on_shown(node, self.now, &shown, last_log, &self.nodes);
         let patience = self.nodes[node].longest_without_quorum(self.params.real_drift_ppm);
         self.checker.check_replaced(node, self.now, self.nodes[node].ran_since, patience);
@@ -254,7 +254,7 @@ impl World {
             entries: matches!(&message.body, Body::AppendEntries(append) if !append.entries.is_empty()),
             vote: matches!(&message.body, Body::RequestVote(_) | Body::RequestVoteResponse(_)),
         };
-        let [first, second] = self.net.route(node, to, cargo, &mut self.stats);
+        let [first, second] = self.net.route(Way { from: node, to, now: self.now }, cargo, &mut self.stats);
         if let Some(delay) = second {
             self.schedule(delay, Event::Deliver(Box::new(message.clone())));
         }
@@ -351,7 +351,9 @@ fn turn_name(turn: &Turn) -> String {
     match turn {
         Turn::Input(Input::Receive(message)) => format!("<- {}", describe(message)),
         Turn::Input(other) => format!("{other:?}"),
-        Turn::Propose(op, ticket) => format!("propose {op:?}, ticket {ticket}"),
+        Turn::Propose(decided_in, op, ticket) => {
+            format!("propose {op:?}, decided in {decided_in}, ticket {ticket}")
+        }
         Turn::Snapshot(SnapshotDone::Report(input)) => format!("keeper: {input:?}"),
         Turn::Snapshot(SnapshotDone::Taken(snapshot)) => format!("keeper: took {}", snapshot.id.last),
         Turn::Snapshot(SnapshotDone::Fetched { id, .. }) => format!("keeper: fetched {}", id.last),
