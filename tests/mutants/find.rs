@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -163,7 +163,11 @@ impl Build {
             command.env("JOBS", "1").env("TERMGATE_MUTANT", id);
         }
         let child = command.spawn().map_err(|e| format!("{target} does not start: {e}"))?;
-        let succeeded = wait_for(child).ok_or_else(|| format!("still runs after {PATIENCE:?}"))?;
+        let status = wait_for(child).ok_or_else(|| format!("still runs after {PATIENCE:?}"))?;
+        if status.code().is_none() {
+            return Err(format!("{target} was ended from outside: {status}"));
+        }
+        let succeeded = status.success();
         let said = fs::read(&path).expect("a log");
         Ok((succeeded, String::from_utf8_lossy(&said).into_owned()))
     }
@@ -221,12 +225,12 @@ fn summary(text: &str) -> String {
     words.join(" ").replace('|', "/")
 }
 
-/// Whether it succeeded; `None` when it had to be ended.
-fn wait_for(mut child: Child) -> Option<bool> {
+/// How it ended; `None` when it had to be ended.
+fn wait_for(mut child: Child) -> Option<ExitStatus> {
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         match child.try_wait().expect("a child can be waited for") {
-            Some(status) => return Some(status.success()),
+            Some(status) => return Some(status),
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     }
