@@ -30,6 +30,7 @@ mod links;
 mod medium;
 #[path = "../model/mod.rs"]
 mod model;
+mod named;
 mod nemesis;
 mod net;
 mod oracle;

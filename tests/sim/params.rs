@@ -244,6 +244,45 @@ impl Params {
     }
 }
 
+impl Params {
+    /// A world in which nothing goes wrong by itself, and two clients' writes a heartbeat interval or so.
+    pub fn healthy(configs: Vec<Config>) -> Self {
+        let election = configs[0].election_timeout_min.as_nanos() as u64;
+        let heartbeat = configs[0].heartbeat_interval.as_nanos() as u64;
+        Self {
+            real_drift_ppm: configs[0].clock_drift_ppm as i32,
+            clocks_in_bound: true,
+            net: NetParams::calm(heartbeat, election),
+            disk: DiskParams::calm(),
+            faults: FaultParams {
+                mean_gap: u64::MAX / 4,
+                weights: [0; COUNT],
+                crash_after_send_ppm: 0,
+                crash_in_fsync_ppm: 0,
+                restart_max: election,
+                scripts: false,
+            },
+            clients: ClientParams {
+                mean_gap: heartbeat,
+                weights: [4, 1, 2, 2, 1],
+                dawdle_max: 0,
+                backend_delay_max: MS,
+            },
+            storm: 0,
+            retimes: false,
+            snapshot_time_max: MS,
+            snapshot_damage_ppm: 0,
+            encode: false,
+            upgrades: false,
+            store: None,
+            batch_ppm: 0,
+            notice_gaps: false,
+            apply_slice: 1_000,
+            configs,
+        }
+    }
+}
+
 fn configs(rng: &mut Rng, nodes: u64, heartbeat: u64, drift_ppm: u32) -> Vec<Config> {
     let mixed = rng.chance(150_000);
     let lease_reads = !rng.chance(100_000);

@@ -167,6 +167,11 @@ impl World {
     pub fn new(seed: u64, disks: Disks, traced: bool) -> Self {
         let mut params = Params::draw(seed);
         params.store = (disks == Disks::Store).then(|| StoreParams::draw(seed));
+        Self::with(params, seed, traced)
+    }
+
+    /// A world with these parameters; the seed decides everything else.
+    pub fn with(params: Params, seed: u64, traced: bool) -> Self {
         let count = params.configs.len();
         let membership = Membership::of_voters((1..=count as u64).map(NodeId));
         let mut clocks = Rng::stream(seed, 2);
