@@ -323,6 +323,16 @@ impl Checker {
         }
     }
 
+    /// Entries of its own term that a leader has not committed.
+    pub fn led_entries(&self, node: usize) -> u64 {
+        let Seen { log, commit, term, role, .. } = &self.nodes[node];
+        if *role != Some(RoleKind::Leader) {
+            return 0;
+        }
+        let uncommitted = &log[log.len().min(commit.0 as usize)..];
+        uncommitted.iter().rev().take_while(|l| l.entry.id.term == *term).count() as u64
+    }
+
     fn check_monotonic(&mut self, node: usize, view: &Leadership) {
         let seen = &self.nodes[node];
         let falls =

@@ -23,6 +23,7 @@ mod flash;
 mod history;
 mod keeper;
 mod late;
+mod limits;
 #[path = "../checker/lin/mod.rs"]
 mod lin;
 mod links;

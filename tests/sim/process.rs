@@ -380,6 +380,7 @@ impl World {
     pub(crate) fn on_deliver(&mut self, message: Message) {
         let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
         if self.nodes[to].process.is_some() && self.net.arrives(from, to, &mut self.stats) {
+            self.limits.on_deliver(&message);
             self.turn(to, Input::Receive(message));
         }
     }

@@ -11,6 +11,7 @@ use termgate::transport::codec::{self, CodecError};
 
 use crate::clients::Waiter;
 use crate::clock::MS;
+use crate::limits::check_uncommitted;
 use crate::net::{Cargo, Way};
 use crate::process::SimNode;
 use crate::stats::{Class, Stat};
@@ -99,7 +100,9 @@ impl World {
     pub(crate) fn on_drain(&mut self, node: usize, boot: u64) {
         if self.running(node, boot).is_some() {
             self.stats.add(Stat::Batches);
+            self.limits.in_batch = true;
             self.drain(node);
+            self.limits.in_batch = false;
         }
     }
 
@@ -181,6 +184,7 @@ impl World {
         for event in &output.events {
             self.count(node, event);
         }
+        self.judge(check_uncommitted(self.checker.led_entries(node), &self.nodes[node].config));
         self.crash_at_a_bad_time(node, sent > 0, queued);
     }
 
@@ -244,6 +248,8 @@ impl World {
 
     fn send(&mut self, node: usize, message: Message) {
         self.checker.on_send(node, &message, &self.nodes[node].disk);
+        let verdict = self.limits.on_send(&message, &self.nodes[node].config);
+        self.judge(verdict);
         let to = message.to.0 as usize - 1;
         let message = if self.params.encode { self.through_the_wire(message) } else { message };
         self.stats.add(Stat::MessagesSent);

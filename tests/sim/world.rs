@@ -17,6 +17,7 @@ use crate::clients::ClientEvent;
 use crate::clock::{Clock, True};
 use crate::disk::Disk;
 use crate::history::History;
+use crate::limits::Limits;
 use crate::nemesis::{Fault, Nemesis};
 use crate::net::Net;
 use crate::oracle::Oracle;
@@ -136,6 +137,8 @@ pub struct World {
     pub disk_params: DiskParams,
     /// The reader of all that happens.
     pub checker: Checker,
+    /// What is on its way, against what may be.
+    pub limits: Limits,
     /// What clients were told.
     pub oracle: Oracle,
     /// The same from outside.
@@ -187,6 +190,7 @@ impl World {
             net: Net::new(count, params.net.clone(), Rng::stream(seed, 3)),
             disk_params: params.disk.clone(),
             checker: Checker::new(count, params.clocks_in_bound),
+            limits: Limits::new(count),
             oracle: Oracle::default(),
             history: History::default(),
             backend: Backend::new(),
