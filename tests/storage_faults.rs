@@ -6,6 +6,8 @@
 //! vote is forgotten, no term goes back, and no acknowledged entry is lost.
 
 mod disk;
+#[path = "support/loop_disk.rs"]
+mod loop_disk;
 mod model;
 
 use std::sync::{Arc, Mutex, mpsc};
@@ -13,6 +15,7 @@ use std::time::Duration as Wait;
 
 use bytes::Bytes;
 use disk::{Disk, Fault, Survival};
+use loop_disk::LoopDisk;
 use termgate::ids::{IoSeq, LogId, LogIndex, NodeId, Term};
 use termgate::metrics::Metrics;
 use termgate::raft::entry::{
@@ -378,4 +381,37 @@ fn a_stalled_flush_shows_as_the_oldest_outstanding_write() {
     drop(held);
     while reports.recv_timeout(Wait::from_secs(30)).expect("the writer goes on") < writes[1].io {}
     assert_eq!(writer.oldest_outstanding(), None);
+}
+
+/// ST-15: what the kernel has cached is not what the disk holds, as after a failed flush. A start goes by the disk.
+#[test]
+fn a_start_reads_the_disk_and_not_what_the_kernel_has_cached() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(disk) = LoopDisk::mount(dir.path(), 16) else {
+        return println!(
+            "NOT TESTED: a cache that differs from the disk (needs root, loop devices and mkfs.ext4)"
+        );
+    };
+    let data = disk.path().join("data");
+    let (mut store, _) = Store::open(&data, &identity(), PROMISE).expect("a new store");
+    let hard_state = HardState { current_term: Term(1), voted_for: None };
+    let write = Persist {
+        io: IoSeq(1),
+        hard_state: Some(hard_state),
+        pins: Vec::new(),
+        compact: None,
+        truncate_from: None,
+        append: vec![entry(1, 1, 300)],
+    };
+    store.write(&[write]).expect("a healthy disk");
+    drop(store);
+    let file = data.join(termgate::storage::FILE_NAME);
+    let before = std::fs::read(&file).expect("the data file");
+    let (old, new) = ([1; 300], [2; 300]);
+    assert!(disk.replace(&old, &new) > 0, "the entry is on the disk");
+    assert!(std::fs::read(&file).expect("the data file") == before, "the kernel still shows what was");
+    match Store::open(&data, &identity(), PROMISE) {
+        Err(StorageError::Corrupt { .. }) => {}
+        other => panic!("an entry was read that is not on the disk: {other:?}"),
+    }
 }

@@ -9,6 +9,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Advice, fadvise};
+
 use super::FILE_NAME;
 use super::error::{Place, StorageError};
 
@@ -33,13 +35,25 @@ pub(super) fn lock(dir: &Path, place: &Place) -> Result<File, StorageError> {
 pub(super) fn open_or_make(dir: &Path, place: &Place) -> Result<(File, PathBuf), StorageError> {
     let path = dir.join(FILE_NAME);
     match File::options().read(true).write(true).open(&path) {
-        Ok(file) if file.metadata().is_ok_and(|meta| meta.len() > 0) => return Ok((file, path)),
+        Ok(file) if file.metadata().is_ok_and(|meta| meta.len() > 0) => {
+            forget_cached(&file).map_err(|e| place.unopenable(e))?;
+            return Ok((file, path));
+        }
         // redb would take an empty file for a new one, and the node would forget its votes.
         Ok(_) => return Err(place.corrupt(format!("{FILE_NAME} is empty"))),
         Err(e) if e.kind() == ErrorKind::NotFound => (),
         Err(e) => return Err(place.unopenable(e)),
     }
     make(dir, place)
+}
+
+/// ST-15: makes the next reads those of the disk. After a failed flush the kernel may call a page clean that never
+/// reached the disk, and go on showing it: a node that started from it would rely on a vote that the next power
+/// cut takes back (Rebello et al., "Can Applications Recover from fsync Failures?", 2020). What a killed process
+/// left to be written is written first.
+fn forget_cached(file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    fadvise(file, 0, None, Advice::DontNeed).map_err(io::Error::from)
 }
 
 /// An empty data file under [`NEW_NAME`], and its path.
