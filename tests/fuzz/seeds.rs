@@ -29,8 +29,35 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "certificate_identity" => {
             texts(&["spiffe://orders/node/3", "spiffe://orders/guard/pg-1", "spiffe://a/client/b.c"])
         }
+        "core_schedule" => memberships(),
         _ => with_random(&[], 24),
     }
+}
+
+/// Schedules in which the membership changes: some quiet time, a wish at every node (one of them leads), time again.
+fn memberships() -> Vec<Vec<u8>> {
+    const CLOCKS_AND_LIMITS: [u8; 7] = [0; 7];
+    let [promote, demote, remove, replace, add] = [0, 1, 2, 3, 5];
+    const QUIET: [u8; 3] = [255, 7, 23];
+    let wish = |one: u8, other: u8, kind: u8| (0..3).flat_map(move |at| [215, at, one, other, kind]);
+    let schedule = |wishes: &[(u8, u8, u8)]| {
+        let mut bytes = CLOCKS_AND_LIMITS.to_vec();
+        bytes.extend(QUIET.repeat(3));
+        for (one, other, kind) in wishes {
+            bytes.extend(wish(*one, *other, *kind));
+            bytes.extend(QUIET);
+            bytes.extend([165, 0, 165, 1, 165, 2]);
+            bytes.extend(QUIET);
+        }
+        bytes
+    };
+    let seeds = [
+        schedule(&[(0, 0, demote), (0, 0, promote), (1, 1, demote), (1, 1, promote)]),
+        schedule(&[(2, 2, remove), (2, 2, add), (2, 2, promote), (0, 0, remove), (0, 0, add)]),
+        schedule(&[(1, 1, remove), (1, 1, add), (1, 2, replace), (2, 2, add), (2, 0, replace)]),
+    ];
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    with_random(&seeds, 24)
 }
 
 /// Certificates of every kind, and of kinds that are none. Their keys are drawn, so they are written for libFuzzer and

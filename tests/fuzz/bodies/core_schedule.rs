@@ -1,11 +1,11 @@
 //! A schedule for three honest cores: which message arrives, which is lost or comes twice, whose disk writes, whose
-//! clock is noticed, who crashes and what of its queue survives, what clients ask. Safety holds after every move
-//! (`world`, `host`); in the end all heals, and the cluster serves a write.
+//! clock is noticed, who crashes and what of its queue survives, what clients ask, who is to be a member. Safety holds
+//! after every move (`world`, `host`); in the end all heals, and the cluster serves a write.
 
 use arbitrary::Unstructured;
 use termgate::ids::NodeId;
 use termgate::raft::config::Config;
-use termgate::raft::effect::Input;
+use termgate::raft::effect::{Change, Input};
 use termgate::time::Duration;
 
 use super::draw::{below, byte, coin, pick};
@@ -100,6 +100,7 @@ fn step(u: &mut Unstructured<'_>, world: &mut World) {
             world.with(node, |host| host.step(Input::ClockSuspect));
         }
         205..=214 => crash(u, world),
+        215..=224 => change(u, world),
         _ => quiet(u, world),
     }
 }
@@ -112,6 +113,34 @@ fn disk(u: &mut Unstructured<'_>, world: &mut World) {
             host.report();
         }
     });
+}
+
+/// A node is added, given a vote, left without one, or removed; or two of them change places. Its name comes with the
+/// directory that it has (V8).
+fn change(u: &mut Unstructured<'_>, world: &mut World) {
+    let (at, one, other) = (node(u), node(u), node(u));
+    let id = |node: usize| NodeId(node as u64 + 1);
+    let mut change = Change::default();
+    match byte(u) % 6 {
+        0 => drop(change.promote.insert(id(one))),
+        1 => drop(change.demote.insert(id(one))),
+        2 => drop(change.remove.insert(id(one))),
+        3 => {
+            change.promote.insert(id(one));
+            change.remove.insert(id(other));
+        }
+        4 => {
+            change.promote.insert(id(one));
+            change.demote.insert(id(other));
+        }
+        _ => {
+            change.add.insert(id(one), Some(id(one).0));
+            if world.hosts[one].removed {
+                world.with(one, super::host::Host::restart);
+            }
+        }
+    }
+    world.change(at, change);
 }
 
 /// A crash keeps a prefix of what was queued.
@@ -138,6 +167,10 @@ fn quiet(u: &mut Unstructured<'_>, world: &mut World) {
 /// No fault any more: within some election timeouts somebody leads, and a write is acknowledged.
 fn heal(world: &mut World) {
     for node in 0..world.hosts.len() {
+        if world.hosts[node].removed {
+            // It may have been added again since it ended.
+            world.with(node, super::host::Host::restart);
+        }
         world.with(node, |host| host.step(Input::DiskStalled(false)));
     }
     let served = world.served;

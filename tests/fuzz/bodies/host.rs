@@ -48,6 +48,8 @@ pub struct Host {
     pub elected: Vec<Term>,
     /// It knows that it is of no use any more.
     pub gone: bool,
+    /// It knows that it was removed, and has ended.
+    pub removed: bool,
     seen: (Term, LogIndex),
 }
 
@@ -148,6 +150,7 @@ impl Host {
             told: Vec::new(),
             elected: Vec::new(),
             gone: false,
+            removed: false,
             seen: (Term::ZERO, LogIndex::ZERO),
         };
         host.drain();
@@ -164,8 +167,11 @@ impl Host {
         self.config.id
     }
 
-    /// One input and all that follows at once.
+    /// One input and all that follows at once. Who has ended does nothing.
     pub fn step(&mut self, input: Input) {
+        if self.removed {
+            return;
+        }
         self.node.step(self.now, input);
         self.drain();
     }
@@ -214,6 +220,7 @@ impl Host {
         match event {
             Event::RoleChanged { role: RoleKind::Leader, term, .. } => self.elected.push(*term),
             Event::Disowned { .. } | Event::LostData { .. } => self.gone = true,
+            Event::Removed { .. } => self.removed = true,
             _ => {}
         }
     }
@@ -305,6 +312,7 @@ impl Host {
         (self.tip, self.taking, self.incoming, self.fetched) = (self.disk.clone(), false, None, None);
         (self.open, self.gone, self.seen) = (BTreeSet::new(), false, (Term::ZERO, LogIndex::ZERO));
         self.work.clear();
+        self.removed = false;
         self.boot += 1;
         let start = self.disk.snapshot.as_ref().map(|snapshot| snapshot.id);
         let content = start.and_then(|id| self.contents.get(&id)).cloned().unwrap_or_default();

@@ -1,12 +1,12 @@
 //! Three honest cores and everything between them, moved by whoever drives it. What must hold between them is
 //! checked after every move: one leader in a term, one history, nothing acknowledged that is not on a majority of
-//! disks, no read of the past, no second token while one is valid.
+//! disks of the membership of that time, no read of the past, no second token while one is valid.
 
 use std::collections::BTreeMap;
 
-use termgate::ids::{LogIndex, NodeId, Term, Ticket};
+use termgate::ids::{LogId, LogIndex, NodeId, Term, Ticket};
 use termgate::raft::config::Config;
-use termgate::raft::effect::{Input, Outcome, RoleKind};
+use termgate::raft::effect::{Change, Input, Outcome, RoleKind};
 use termgate::raft::entry::{Durable, Entry, Membership};
 use termgate::raft::message::Message;
 use termgate::time::{Duration, Instant};
@@ -104,19 +104,32 @@ impl World {
             Outcome::Committed(id) => {
                 self.acknowledged = self.acknowledged.max(id.index);
                 self.served += 1;
-                let holds = |disk: &Durable| {
-                    disk.log.iter().any(|entry| entry.id == id)
-                        || disk.snapshot.as_ref().is_some_and(|snapshot| snapshot.id.last.index >= id.index)
-                };
-                let copies = self.hosts.iter().filter(|host| holds(&host.disk)).count();
-                assert!(2 * copies > self.hosts.len(), "{id} is acknowledged and on {copies} disks");
+                self.is_on_a_quorum(node, id);
             }
+            Outcome::Reconfigured(id) => self.is_on_a_quorum(node, id),
             Outcome::ReadAt { index, .. } => {
                 let least = self.reads[&(node, ticket)];
                 assert!(index >= least, "a read at {index}, and {least} was acknowledged before it");
             }
             _ => {}
         }
+    }
+
+    /// What `node` has committed is on the disks of a quorum, by the membership that it goes by.
+    fn is_on_a_quorum(&self, node: usize, id: LogId) {
+        let holds = |disk: &Durable| {
+            disk.log.iter().any(|entry| entry.id == id)
+                || disk.snapshot.as_ref().is_some_and(|snapshot| snapshot.id.last.index >= id.index)
+        };
+        let copies = self.hosts.iter().filter(|host| holds(&host.disk)).map(Host::id).collect();
+        let membership = self.hosts[node].node.view().membership;
+        assert!(membership.is_quorum(&copies), "{id} is told of and on {copies:?} of {membership:?}");
+    }
+
+    /// An operator wants the membership changed.
+    pub fn change(&mut self, node: usize, change: Change) {
+        let ticket = self.hosts[node].ticket();
+        self.with(node, |host| host.step(Input::Reconfigure { ticket, change }));
     }
 
     /// A client reads at `node`.
@@ -155,6 +168,9 @@ impl World {
         let mut holder: Option<(usize, Term)> = None;
         for (node, host) in self.hosts.iter().enumerate() {
             let seen = host.node.leadership();
+            if host.removed {
+                continue;
+            }
             let Some(token) = seen.fence.filter(|_| seen.lease_until.is_some_and(|until| host.now < until))
             else {
                 continue;
@@ -175,7 +191,7 @@ impl World {
                 host.flush(usize::MAX);
                 host.report();
                 host.keep();
-                if host.now >= host.node.deadline() {
+                if !host.removed && host.now >= host.node.deadline() {
                     host.step(Input::Timeout);
                 }
             });
@@ -192,7 +208,7 @@ impl World {
     pub fn leader(&self) -> Option<usize> {
         self.hosts.iter().position(|host| {
             let seen = host.node.leadership();
-            seen.role == RoleKind::Leader && seen.fence.is_some()
+            !host.removed && seen.role == RoleKind::Leader && seen.fence.is_some()
         })
     }
 }
