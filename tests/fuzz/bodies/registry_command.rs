@@ -16,11 +16,15 @@ use super::registry_model::{Registry, Told};
 /// More entries than this say nothing new.
 const ENTRIES: u64 = 400;
 
+/// Nor is more of the state than this written and read again in between: a log of nothing but the largest values
+/// would take longer than a fuzzer waits.
+const REREAD_BYTES: usize = 8 << 20;
+
 /// The bytes are a log.
 pub fn run(data: &[u8]) {
     let u = &mut Unstructured::new(data);
     let (mut machine, mut model) = (Machine::new(Vec::new()), Registry::default());
-    let (mut term, mut index) = (1, 0);
+    let (mut term, mut index, mut budget) = (1, 0, REREAD_BYTES);
     while !u.is_empty() && index < ENTRIES {
         term += below(u, 6) / 5;
         index += 1;
@@ -28,7 +32,11 @@ pub fn run(data: &[u8]) {
         let entry = Entry { id: LogId::new(Term(term), LogIndex(index)), payload };
         assert_eq!(machine.apply(&entry).map(Told::from), model.apply(&entry), "{entry:?}");
         match byte(u) % 64 {
-            0 => machine = written_and_read(&machine, 1 + usize::from(byte(u))),
+            0 if budget > 0 => {
+                let piece = 1 + usize::from(byte(u));
+                budget = budget.saturating_sub(content(&machine).len());
+                machine = written_and_read(&machine, piece);
+            }
             1..=6 => {
                 let (prefix, after) = (name(u), name(u));
                 model.check_list(&machine, &prefix, &after, usize::from(byte(u) % 5));
