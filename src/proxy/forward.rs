@@ -13,6 +13,8 @@ use tokio::time::{Instant as Deadline, sleep_until, timeout};
 
 use crate::clock;
 use crate::driver::handle::Handle;
+use crate::fencing::leadership::Leadership;
+use crate::fencing::passage;
 use crate::hop::body::SendBody;
 use crate::hop::client::{Answers, Exchange, HopClient};
 use crate::hop::error::HopError;
@@ -150,8 +152,8 @@ impl Talk<'_> {
     /// answer did not come for a while after that.
     async fn leader_moved(&self) {
         let mut watch = self.forwarder.handle.watch();
-        let moved = |leader: Option<NodeId>, term| term > self.term && leader.is_some_and(|l| l != self.to);
-        if watch.wait_for(|now| moved(now.leader, now.term)).await.is_err() {
+        let replaced = |now: &Leadership| passage::is_replaced(self.to, self.term, now.leader, now.term);
+        if watch.wait_for(|now| replaced(now)).await.is_err() {
             std::future::pending::<()>().await;
         }
         if !self.is_harmless() {
@@ -161,7 +163,7 @@ impl Talk<'_> {
 
     /// Whether the request certainly had no effect so far, whatever became of it.
     fn is_harmless(&self) -> bool {
-        self.job.class != Class::Write || !self.released
+        passage::is_harmless(self.job.class == Class::Write, self.released)
     }
 
     /// Whether any content left: the leader sends nothing on before it has some.
@@ -170,7 +172,7 @@ impl Talk<'_> {
     }
 
     fn lost(&self, error: &HopError) -> Attempt {
-        if error.nothing_applied() || self.is_harmless() {
+        if passage::may_begin_anew(error.nothing_applied(), self.is_harmless()) {
             return Attempt::NotStarted(NotStarted::Unreachable(error.to_string()));
         }
         Attempt::Failed(Problem::new(
@@ -230,7 +232,8 @@ async fn send_stream(upload: Upload, mut body: SendBody) {
     }
 }
 
-const fn refused(refusal: Refusal) -> NotStarted {
+/// Why the leader gave a request back, as the node sees it that asked.
+pub const fn refused(refusal: Refusal) -> NotStarted {
     match refusal {
         Refusal::NotLeader | Refusal::NoSuchService => NotStarted::GateClosed,
         Refusal::GateClosed => NotStarted::FenceNotRaised,

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::clock;
 use crate::driver::handle::Handle;
-use crate::fencing::gate::Gate;
+use crate::fencing::rounds::{self, Ended, Rounds};
 use crate::ids::Term;
 use crate::metrics::{Metrics, RouteLabel};
 use crate::proxy::gates::GateBoard;
@@ -21,7 +21,7 @@ use crate::proxy::limits;
 use crate::proxy::raise::{RaiseError, look, raise};
 use crate::proxy::upstream::Backend;
 use crate::registry::command::Op;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 
 /// How long to sleep when no gate has anything due; every change wakes the loop anyway.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
@@ -43,8 +43,8 @@ pub struct Gatekeeper {
     routes: Vec<Guarded>,
     metrics: Metrics,
     calls: JoinSet<Call>,
-    /// When the fence of each route is looked at next; `None` while somebody looks.
-    looks: Vec<Option<Instant>>,
+    /// Those at each gate.
+    rounds: Vec<Rounds>,
 }
 
 /// A call to a verifier that has ended.
@@ -71,8 +71,8 @@ impl Gatekeeper {
     /// A gatekeeper for `routes`, in the board's order.
     pub fn new(board: Arc<GateBoard>, handle: Handle, routes: Vec<Guarded>, metrics: Metrics) -> Self {
         assert_eq!(board.len(), routes.len(), "one gate for each route");
-        let looks = vec![Some(Instant::default()); routes.len()];
-        Self { board, handle, routes, metrics, calls: JoinSet::new(), looks }
+        let rounds = vec![Rounds::new(limits::LOOK_INTERVAL); routes.len()];
+        Self { board, handle, routes, metrics, calls: JoinSet::new(), rounds }
     }
 
     /// Runs until `stop` turns true, or the loop that publishes leadership ends.
@@ -103,90 +103,71 @@ impl Gatekeeper {
         let (leadership, now) = (self.handle.leadership(), clock::now());
         let mut pause = NOTHING_DUE;
         for route in 0..self.routes.len() {
-            let due = self.board.turn(route, |gate| {
-                gate.on_leadership(&leadership, now);
-                gate.poll(now)
-            });
-            if let Some(term) = due {
-                self.start_raise(route, term);
-            }
-            let next = self.board.look(route, |gate| gate.deadline()).flatten();
-            for next in [next, self.look(route, now)].into_iter().flatten() {
-                pause = pause.min(next - now);
+            let Some(rounds) = self.rounds.get_mut(route) else { continue };
+            let call = self.board.turn(route, |gate| rounds.turn(gate, &leadership, now));
+            let next = self.board.look(route, |gate| rounds.due(gate)).flatten();
+            pause = pause.min(next.map_or(NOTHING_DUE, |next| next - now));
+            if let Some(call) = call {
+                self.start(route, call);
             }
         }
         pause
     }
 
-    fn start_raise(&mut self, route: usize, term: Term) {
+    fn start(&mut self, route: usize, call: rounds::Call) {
         let Some(Guarded { resource, backend }) = self.routes.get(route).cloned() else { return };
         let node = self.handle.node();
         self.calls.spawn(async move {
-            let result = raise(&backend, &resource, term, node).await;
-            Call { route, term, result: CallResult::Raised(result) }
+            match call {
+                rounds::Call::Raise(term) => {
+                    let result = CallResult::Raised(raise(&backend, &resource, term, node).await);
+                    Call { route, term, result }
+                }
+                rounds::Call::Look(term) => {
+                    let result = CallResult::Seen(look(&backend, &resource, node).await.ok());
+                    Call { route, term, result }
+                }
+            }
         });
-    }
-
-    /// Looks at the fence behind an open gate, when it is time to. Answers when it will be.
-    fn look(&mut self, route: usize, now: Instant) -> Option<Instant> {
-        let term = self.board.look(route, Gate::stands_on).flatten()?;
-        let due = (*self.looks.get(route)?)?;
-        if now < due {
-            return Some(due);
-        }
-        let Guarded { resource, backend } = self.routes.get(route).cloned()?;
-        let node = self.handle.node();
-        self.plan_look(route, None);
-        self.calls.spawn(async move {
-            let fence = look(&backend, &resource, node).await.ok();
-            Call { route, term, result: CallResult::Seen(fence) }
-        });
-        None
-    }
-
-    fn plan_look(&mut self, route: usize, at: Option<Instant>) {
-        if let Some(next) = self.looks.get_mut(route) {
-            *next = at;
-        }
     }
 
     fn on_called(&mut self, Call { route, term, result }: Call) {
-        let now = clock::now();
-        self.plan_look(route, Some(now + limits::LOOK_INTERVAL));
-        match result {
-            CallResult::Raised(result) => self.on_raise(route, term, result),
-            CallResult::Seen(None) => {}
-            CallResult::Seen(Some(fence)) => {
-                if fence != term {
-                    let resource = self.routes.get(route).map(|guarded| &guarded.resource);
-                    tracing::warn!(?resource, %term, %fence, "the fence stands elsewhere; it is raised again");
-                }
-                self.board.turn(route, |gate| gate.on_fence_seen(term, fence, now));
-            }
+        let ended = match &result {
+            CallResult::Raised(Ok(())) => Ended::Raised,
+            CallResult::Raised(Err(_)) => Ended::NotRaised,
+            CallResult::Seen(fence) => Ended::Seen(*fence),
+        };
+        self.tell(route, term, result);
+        let Some(rounds) = self.rounds.get_mut(route) else { return };
+        self.board.turn(route, |gate| rounds.on_ended(gate, term, ended, clock::now()));
+        if ended == Ended::Raised {
+            self.record(route, term);
         }
     }
 
-    fn on_raise(&self, route: usize, term: Term, result: Result<(), RaiseError>) {
+    fn tell(&self, route: usize, term: Term, result: CallResult) {
         let Some(Guarded { resource, .. }) = self.routes.get(route) else { return };
         let label = RouteLabel { route: resource.clone() };
         match result {
-            Ok(()) => {
+            CallResult::Raised(Ok(())) => {
                 self.metrics.fence_raises.get_or_create(&label).inc();
                 tracing::info!(resource, %term, "fence raised");
-                self.board.turn(route, |gate| gate.on_raised(term));
-                self.record(resource.clone(), term);
             }
-            Err(error) => {
+            CallResult::Raised(Err(error)) => {
                 self.metrics.fence_raise_failures.get_or_create(&label).inc();
                 tracing::warn!(resource, %term, %error, "fence not raised, the gate stays closed");
-                self.board.turn(route, |gate| gate.on_raise_failed(term, clock::now()));
             }
+            CallResult::Seen(Some(fence)) if fence != term => {
+                tracing::warn!(resource, %term, %fence, "the fence stands elsewhere; it is raised again");
+            }
+            CallResult::Seen(_) => {}
         }
     }
 
     /// Makes the raise part of the cluster's history. The gate does not wait for it: the backend's
     /// own fence is what protects.
-    fn record(&self, resource: String, term: Term) {
+    fn record(&self, route: usize, term: Term) {
+        let Some(resource) = self.routes.get(route).map(|guarded| guarded.resource.clone()) else { return };
         let handle = self.handle.clone();
         tokio::spawn(async move {
             let op = Op::FenceRaised { resource, term, node: handle.node() };

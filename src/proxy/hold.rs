@@ -24,6 +24,17 @@ pub enum Way {
     Remote(NodeId),
 }
 
+impl Way {
+    /// Where a gate that says this sends a request; nowhere, when it has to wait.
+    pub const fn of(said: Admit) -> Option<Self> {
+        match said {
+            Admit::Admit(_) => Some(Self::Local),
+            Admit::Forward(node) => Some(Self::Remote(node)),
+            Admit::Wait => None,
+        }
+    }
+}
+
 /// A pause after an attempt that had no effect. A change of leadership or of a gate ends it early.
 #[derive(Debug, Clone, Copy)]
 pub struct Pause {
@@ -37,7 +48,8 @@ impl Default for Pause {
 }
 
 impl Pause {
-    fn take(&mut self) -> std::time::Duration {
+    /// How long the next one lasts at most.
+    pub fn take(&mut self) -> std::time::Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(limits::REDISPATCH_PAUSE_MAX);
         pause
@@ -108,11 +120,7 @@ impl Hold {
     }
 
     fn look(&self, route: usize) -> Option<Way> {
-        match self.board.admit(route, clock::now()) {
-            Admit::Admit(_) => Some(Way::Local),
-            Admit::Forward(node) => Some(Way::Remote(node)),
-            Admit::Wait => None,
-        }
+        Way::of(self.board.admit(route, clock::now()))
     }
 
     async fn wait(

@@ -108,7 +108,8 @@ async fn conclude(lane: &Lane, attempt: Attempt, job: &Job, reply: Responder) ->
     }
 }
 
-const fn refusal(why: &NotStarted) -> Refusal {
+/// How the leader says why it gives a request back.
+pub const fn refusal(why: &NotStarted) -> Refusal {
     match why {
         NotStarted::GateClosed | NotStarted::Unreachable(_) => Refusal::NotLeader,
         NotStarted::FenceNotRaised => Refusal::GateClosed,

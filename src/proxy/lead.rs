@@ -11,8 +11,8 @@ use http::{Method, Request, Response, Uri, Version};
 
 use crate::clock;
 use crate::driver::handle::{Handle, Refused};
-use crate::fencing::gate::Admit;
 use crate::fencing::mode::{Consistency, FenceMode};
+use crate::fencing::passage::{self, Broken, Concluded, Fate, Stamp};
 use crate::ids::Term;
 use crate::metrics::{Metrics, RouteLabel};
 use crate::problem::{Kind, OUTCOME_FIELD, Problem};
@@ -105,13 +105,13 @@ impl Leader {
     /// The term to stamp. Stale reads need none, and carry one only when this node holds it.
     fn admit(&self, job: &Job) -> Result<Option<Term>, Attempt> {
         let now = clock::now();
-        let term = match self.board.admit(job.route, now) {
-            Admit::Admit(term) => Some(term),
-            _ if job.class == Class::Read(Consistency::Stale) => return Ok(None),
-            _ if self.handle.lease_covers(now).is_some() => {
-                return Err(Attempt::NotStarted(NotStarted::FenceNotRaised));
-            }
-            _ => return Err(Attempt::NotStarted(NotStarted::GateClosed)),
+        let may_be_stale = job.class == Class::Read(Consistency::Stale);
+        let leads = self.handle.lease_covers(now).is_some();
+        let term = match passage::stamp(self.board.admit(job.route, now), may_be_stale, leads) {
+            Stamp::With(term) => Some(term),
+            Stamp::Without => return Ok(None),
+            Stamp::FenceNotRaised => return Err(Attempt::NotStarted(NotStarted::FenceNotRaised)),
+            Stamp::GateClosed => return Err(Attempt::NotStarted(NotStarted::GateClosed)),
         };
         match (job.client_term, term) {
             (Some(theirs), Some(ours)) if theirs < ours => Err(Attempt::Failed(Problem::new(
@@ -155,9 +155,7 @@ impl Leader {
         tokio::select! {
             sent = send => sent,
             () = permit.lost() => Err(SendError {
-                written: ledger.written(),
-                reused: false,
-                timed_out: false,
+                broken: Broken { written: ledger.written(), reused: false, timed_out: false },
                 cause: "the lease ended".to_owned(),
             }),
         }
@@ -174,11 +172,9 @@ impl Leader {
         self.exchange(lease, job, permit).await.map_err(Some)
     }
 
-    /// Nothing sent: any method. A read that may have been seen: also, it changes nothing. Only a
-    /// reused connection is worth it, and only while the gate is open.
     fn may_resend(&self, error: &SendError, job: &Job, permit: &Option<Permit>) -> bool {
-        let harmless = error.written == 0 || (job.class != Class::Write && !error.timed_out);
-        error.reused && harmless && job.keep.can_be_lent() && permit.as_ref().is_none_or(Permit::holds)
+        let holds = permit.as_ref().is_none_or(Permit::holds);
+        passage::may_resend(error.broken, job.class == Class::Write, job.keep.can_be_lent(), holds)
     }
 
     /// The request as the backend gets it. The stamp is the last edit.
@@ -207,17 +203,12 @@ impl Leader {
 
     /// Looks at the head of the backend's answer before anyone else does.
     fn conclude(&self, answer: Response<AnswerBody>, job: &Job, term: Option<Term>) -> Attempt {
-        if fields::fence_rejection(answer.headers()).is_some()
-            && let (Some(term), Some(target)) = (term, self.targets.get(job.route))
-        {
-            tracing::warn!(resource = ?target.resource, %term, "the backend refused the term of a request");
-            self.metrics.fence_refusals.get_or_create(&target.label).inc();
-            self.board.refused(job.route, term);
-            return Attempt::NotStarted(NotStarted::Fenced);
-        }
+        let refused = fields::fence_rejection(answer.headers()).is_some();
         let fresh = matches!(job.class, Class::Read(Consistency::Linearizable | Consistency::Lease));
-        if fresh && self.handle.lease_covers(clock::now()) != term {
-            return Attempt::NotStarted(NotStarted::ReadNotConfirmed);
+        match passage::conclude(refused, fresh, term, self.handle.lease_covers(clock::now())) {
+            Concluded::Fenced(term) => return self.fenced(job, term),
+            Concluded::NotConfirmed => return Attempt::NotStarted(NotStarted::ReadNotConfirmed),
+            Concluded::Answered => {}
         }
         let (mut head, body) = answer.into_parts();
         let verified = self.targets.get(job.route).is_some_and(|target| target.mode != FenceMode::Drain);
@@ -237,6 +228,15 @@ impl Leader {
         }
         Attempt::Served(Box::new(answer))
     }
+
+    fn fenced(&self, job: &Job, term: Term) -> Attempt {
+        if let Some(target) = self.targets.get(job.route) {
+            tracing::warn!(resource = ?target.resource, %term, "the backend refused the term of a request");
+            self.metrics.fence_refusals.get_or_create(&target.label).inc();
+        }
+        self.board.refused(job.route, term);
+        Attempt::NotStarted(NotStarted::Fenced)
+    }
 }
 
 fn no_connection(error: CheckoutError) -> Attempt {
@@ -252,25 +252,32 @@ fn unavailable(detail: &str) -> Problem {
     Problem::new(Kind::BackendUnavailable, detail).retry_after(limits::RETRY_AFTER)
 }
 
-/// What a failed exchange means. The count of bytes decides, not the error's kind.
+/// What a failed exchange means.
 fn failed(error: &SendError, job: &Job, permit: &Option<Permit>) -> Attempt {
-    let sent = error.written > 0;
     if let Some(fault) = job.keep.fault() {
-        return Attempt::Failed(content_problem(fault, sent));
+        return Attempt::Failed(content_problem(fault, error.broken.written > 0));
     }
-    if !sent && permit.as_ref().is_some_and(|p| !p.holds()) {
-        return Attempt::NotStarted(NotStarted::GateClosed);
-    }
-    let deposed = permit.as_ref().is_some_and(|p| !p.holds());
-    let problem = match (sent, error.timed_out) {
-        (false, _) => unavailable(&error.cause),
-        (true, true) => Problem::new(Kind::BackendTimeout, &error.cause),
-        // Whoever leads now may have had the backend cut this off.
-        (true, false) if deposed && job.class == Class::Write => Problem::new(
-            Kind::OutcomeUnknown,
-            format!("leadership was lost with it in flight: {}", error.cause),
-        ),
-        (true, false) => Problem::new(Kind::BackendBadResponse, &error.cause),
+    let holds = permit.as_ref().is_none_or(Permit::holds);
+    let fate = passage::fate(error.broken, job.class == Class::Write, holds);
+    let Some(kind) = told(fate) else { return Attempt::NotStarted(NotStarted::GateClosed) };
+    let problem = match fate {
+        Fate::NotSent => unavailable(&error.cause),
+        Fate::Deposed => {
+            Problem::new(kind, format!("leadership was lost with it in flight: {}", error.cause))
+        }
+        _ => Problem::new(kind, &error.cause),
     };
     Attempt::Failed(job.class.settle(problem))
+}
+
+/// The problem that tells a client of this fate, and with it the outcome; none where another attempt
+/// may be made.
+pub const fn told(fate: Fate) -> Option<Kind> {
+    match fate {
+        Fate::NotStarted => None,
+        Fate::NotSent => Some(Kind::BackendUnavailable),
+        Fate::TimedOut => Some(Kind::BackendTimeout),
+        Fate::Deposed => Some(Kind::OutcomeUnknown),
+        Fate::CutOff => Some(Kind::BackendBadResponse),
+    }
 }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::fencing::gate::Admit;
+use crate::fencing::passage;
 use crate::ids::Term;
 use crate::proxy::gates::GateBoard;
 use crate::time::Duration;
@@ -39,7 +39,7 @@ pub struct Permit {
 impl Permit {
     /// Whether the gate is open for this term now.
     pub fn holds(&self) -> bool {
-        self.board.admit(self.route, clock::now()) == Admit::Admit(self.term)
+        passage::permit_holds(self.board.admit(self.route, clock::now()), self.term)
     }
 
     /// Waits until it does not.
@@ -72,18 +72,13 @@ impl Ledger {
 
     /// Whether the next write may go out.
     fn may_write(&self) -> bool {
-        if self.written() > 0 {
-            return true;
-        }
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*permit {
-            None => true,
-            Some(permit) => {
-                let holds = permit.holds();
-                pause_for_test();
-                holds
-            }
-        }
+        let look = |permit: &Permit| {
+            let holds = permit.holds();
+            pause_for_test();
+            holds
+        };
+        passage::may_write(self.written(), permit.as_ref().map(|permit| || look(permit)))
     }
 
     fn count(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -186,6 +181,7 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use crate::driver::handle::Handle;
+    use crate::fencing::gate::Admit;
     use crate::fencing::leadership::Leadership;
     use crate::fencing::mode::{Consistency, FenceMode};
     use crate::ids::NodeId;

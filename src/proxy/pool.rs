@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::fencing::passage::Broken;
 use crate::proxy::answer::AnswerBody;
 use crate::proxy::body::{Content, Keep};
 use crate::proxy::ledger::{Ledger, Permit};
@@ -66,15 +67,11 @@ pub enum CheckoutError {
     Exhausted,
 }
 
-/// How sending failed. `written` decides: zero means that the backend can't have seen anything.
+/// How sending failed.
 #[derive(Debug)]
 pub struct SendError {
-    /// Bytes of the request that the kernel took.
-    pub written: u64,
-    /// The connection had carried a request before; the backend may just have closed it.
-    pub reused: bool,
-    /// No answer came in time.
-    pub timed_out: bool,
+    /// What is known, and decides.
+    pub broken: Broken,
     /// In words.
     pub cause: String,
 }
@@ -192,7 +189,7 @@ impl Lease {
                 // Stop the connection before the count is read, or it might still grow.
                 self.line.driver.abort();
                 let written = self.line.ledger.written();
-                Err(SendError { written, reused: self.reused, timed_out, cause })
+                Err(SendError { broken: Broken { written, reused: self.reused, timed_out }, cause })
             }
         }
     }
