@@ -10,6 +10,7 @@
 
 use crate::fencing::gate::Admit;
 use crate::ids::{NodeId, Term};
+use crate::time::{Duration, Instant};
 
 /// Whether a request may be served here, and under which stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +120,12 @@ pub const fn is_harmless(is_write: bool, released: bool) -> bool {
     !is_write || !released
 }
 
+/// Whether `to` was `heard` so short a time ago that it is taken to be alive: then small content follows
+/// the head at once, and is released with it.
+pub fn was_just_heard(heard: Option<(NodeId, Instant)>, to: NodeId, now: Instant, fresh: Duration) -> bool {
+    heard.is_some_and(|(node, at)| node == to && now - at < fresh)
+}
+
 /// Whether an exchange with the leader that was lost may be begun anew: it is certain that
 /// `nothing_applied`, or there was no harm to be done.
 pub const fn may_begin_anew(nothing_applied: bool, harmless: bool) -> bool {
@@ -196,6 +203,16 @@ mod tests {
         assert!(may_begin_anew(false, is_harmless(true, false)));
         assert!(may_begin_anew(false, is_harmless(false, true)));
         assert!(!may_begin_anew(false, is_harmless(true, true)));
+    }
+
+    #[test]
+    fn only_the_node_that_was_heard_just_now_is_taken_to_be_alive() {
+        let (at, fresh) = (Instant::from_millis, Duration::from_millis(10));
+        let heard = Some((NodeId(1), at(100)));
+        assert!(was_just_heard(heard, NodeId(1), at(109), fresh));
+        assert!(!was_just_heard(heard, NodeId(1), at(110), fresh));
+        assert!(!was_just_heard(heard, NodeId(2), at(100), fresh));
+        assert!(!was_just_heard(None, NodeId(1), at(100), fresh));
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Heard {
 
     fn is_fresh(&self, node: NodeId) -> bool {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|(n, at)| n == node && clock::now() - at < limits::LEADER_FRESH)
+        passage::was_just_heard(last, node, clock::now(), limits::LEADER_FRESH)
     }
 }
 

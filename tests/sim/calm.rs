@@ -3,6 +3,8 @@
 //! everybody who still waits. (That nobody claims an old term's leadership for long is checked after
 //! each step, also in the storm: L10.)
 
+use termgate::fencing::gate::{GateState, RAISE_PAUSE_MAX};
+use termgate::fencing::mode::FenceMode;
 use termgate::ids::LogIndex;
 use termgate::raft::effect::RoleKind;
 
@@ -18,6 +20,14 @@ const ELECTIONS_TO_LEAD: u64 = 10;
 /// Election timeouts within which all the rest must be there.
 const ELECTIONS_TO_BE_WHOLE: u64 = 20;
 
+/// What is still to be seen of the fenced resource.
+enum Fencing {
+    /// A write goes through, beyond so many.
+    Serves(u64),
+    /// The fence is lost, and raised again although nobody writes.
+    Looks,
+}
+
 /// Whether enough writes and enough reads were served.
 const fn has_served(before: (u64, u64), now: (u64, u64)) -> bool {
     now.0 >= before.0 + SERVED && now.1 >= before.1 + SERVED
@@ -32,10 +42,14 @@ impl World {
         self.disk_params = DiskParams::calm();
         self.params.snapshot_damage_ppm = 0;
         self.backend_away(0);
+        self.heal_the_way_to_the_backend();
         for node in 0..self.nodes.len() {
             let pause = self.nodes[node].pause;
             self.on_resume(node, pause);
             self.heal_disk(node);
+            if self.edge(node).is_some_and(|(edge, ..)| edge.gate.state() == GateState::Draining) {
+                self.crash(node);
+            }
             self.start(node);
         }
         self.finish_the_upgrade();
@@ -49,6 +63,12 @@ impl World {
         }
         self.trace.line(self.now, None, || "HEALS".to_owned());
         self.recover(true);
+    }
+
+    fn heal_the_way_to_the_backend(&mut self) {
+        if let Some(fenced) = &mut self.params.fenced {
+            (fenced.lost_ppm, fenced.closed_ppm) = (0, 0);
+        }
     }
 
     /// A disk that hung goes on.
@@ -118,11 +138,50 @@ impl World {
         6 * self.params.snapshot_time_max + 5 * MS * self.committed().0
     }
 
+    /// What the fenced resource may take beside: requests that are under way end, and then one raise after
+    /// the other comes about, at the longest pace of each.
+    fn fencing_takes(&self) -> True {
+        let Some(fenced) = &self.params.fenced else { return 0 };
+        let requests = 2 * fenced.hold + 4 * fenced.answer_timeout + fenced.late_answer;
+        let raises = 3 * (RAISE_PAUSE_MAX.as_nanos() as True + 2 * self.patience_with_verifier());
+        requests + raises + 2 * fenced.look_interval + self.elections(4)
+    }
+
+    /// Whether all that asked for the fenced resource have been answered, a write goes through again, and a
+    /// lost fence is raised again without one.
+    fn is_fenced_again(&mut self, stage: &mut Fencing) -> bool {
+        let Some(fenced) = &self.params.fenced else { return true };
+        let is_raised = fenced.mode == FenceMode::Enforced;
+        if self.backend.truth.open() > 0 {
+            return false;
+        }
+        let (steady, acknowledged) = (self.lease_is_steady(), self.backend.truth.acknowledged());
+        match stage {
+            _ if !steady => true,
+            Fencing::Serves(before) if acknowledged <= *before => {
+                let node = self.chances.client.below(self.nodes.len() as u64) as usize;
+                self.ask_fenced(node);
+                false
+            }
+            Fencing::Serves(_) if !is_raised => true,
+            Fencing::Serves(_) => {
+                *stage = Fencing::Looks;
+                self.lose_fence();
+                false
+            }
+            Fencing::Looks => {
+                self.leader().is_some_and(|leader| self.backend.stands_at(self.nodes[leader].term()))
+            }
+        }
+    }
+
     /// Lets the cluster run until it is whole, or, while a fault is left, until it serves; fails
     /// the world when that does not come about in time.
     fn recover(&mut self, whole: bool) {
         let lead_by = self.now + self.elections(ELECTIONS_TO_LEAD) + self.catching_up();
-        let end = self.now + self.elections(ELECTIONS_TO_BE_WHOLE) + self.catching_up();
+        let end =
+            self.now + self.elections(ELECTIONS_TO_BE_WHOLE) + self.catching_up() + self.fencing_takes();
+        let mut fencing = Fencing::Serves(self.backend.truth.acknowledged());
         let served = |w: &Self| (w.stats.get(Stat::WritesAcked), w.stats.get(Stat::ReadsServed));
         let (mut asked, mut goal) = (0, None);
         while self.now < if goal.is_some() { end } else { lead_by } {
@@ -140,7 +199,7 @@ impl World {
                         self.ask_read(reader);
                     }
                 }
-                Some(_) if !whole || self.is_whole() => return,
+                Some(_) if !whole || (self.is_whole() && self.is_fenced_again(&mut fencing)) => return,
                 _ => {}
             }
         }
@@ -208,7 +267,8 @@ impl World {
             );
         }
         let (committed, open) = (self.committed(), self.oracle.open_writes());
-        text + &format!("\n  committed {committed}, open writes {open:?}")
+        let fenced = self.backend.truth.open();
+        text + &format!("\n  committed {committed}, open writes {open:?}, {fenced} for the fenced resource")
     }
 }
 

@@ -7,7 +7,6 @@ use termgate::ids::{LogIndex, NodeId, Term, Ticket};
 use termgate::raft::effect::{Input, TransferRefusal};
 use termgate::registry::command::{Condition, Op};
 
-use crate::backend::BackendEvent;
 use crate::clock::{MS, True};
 use crate::lin::history::Freshness;
 use crate::oracle::{RequestId, Versioned, value_of};
@@ -134,7 +133,7 @@ impl World {
             1 => self.ask_put(node, true),
             2 => self.ask_read(node),
             3 => self.ask_lease_read(node),
-            _ => self.schedule_request_to_gate(node),
+            _ => self.ask_fenced(node),
         }
     }
 
@@ -215,12 +214,6 @@ impl World {
     pub fn ask_transfer(&mut self, node: usize, to: Option<NodeId>) {
         self.stats.fired(Class::Transfer);
         self.arrive(node, Request::Transfer { to });
-    }
-
-    fn schedule_request_to_gate(&mut self, node: usize) {
-        let id = self.next_request();
-        let delay = self.chances.client.range(0, MS);
-        self.schedule(delay, Event::Backend(Box::new(BackendEvent::Admit { node, id })));
     }
 
     fn arrive(&mut self, node: usize, request: Request) {

@@ -5,6 +5,7 @@
 //! everything fails at once hides what only one fault alone, at full strength, brings out. The
 //! parameters go to the edge of what `Config::problems` allows: wide margins hide lease bugs.
 
+use termgate::fencing::mode::FenceMode;
 use termgate::ids::NodeId;
 use termgate::raft::config::Config;
 use termgate::time::Duration;
@@ -150,12 +151,66 @@ pub struct FaultParams {
 pub struct ClientParams {
     /// Mean time between two requests, in nanoseconds.
     pub mean_gap: u64,
-    /// Weights of: put, compare-and-set, linearizable read, lease read, gated write.
+    /// Weights of: put, compare-and-set, linearizable read, lease read, write for the fenced resource.
     pub weights: [u32; 5],
     /// The longest pause of a handler between a check and the act that the check guards.
     pub dawdle_max: u64,
     /// The longest way from the gate to the backend.
     pub backend_delay_max: u64,
+}
+
+/// The share of the fenced resource and of the way to it.
+#[derive(Debug, Clone)]
+pub struct FencedParams {
+    /// What its backend can do about a stale token.
+    pub mode: FenceMode,
+    /// How long a request is tried, in nanoseconds.
+    pub hold: u64,
+    /// How long the backend's answer is waited for.
+    pub answer_timeout: u64,
+    /// How long the true answer of a leader that was replaced is waited for.
+    pub late_answer: u64,
+    /// So short a time after a leader was heard the content goes along with the head.
+    pub fresh: u64,
+    /// Between two looks at the fence behind an open gate.
+    pub look_interval: u64,
+    /// How much later than the loop a gate's keeper is at most.
+    pub keeper_lag: u64,
+    /// Connections that were used before, per million, and those of them that the backend has closed.
+    pub reused_ppm: u32,
+    pub closed_ppm: u32,
+    /// Answers of the backend that are lost, per million.
+    pub lost_ppm: u32,
+    /// Processes that are stopped between the last look at the gate and the first byte, per million.
+    pub stop_ppm: u32,
+    /// Mean time between two losses of the fence; zero for never.
+    pub loss_gap: u64,
+    /// The same of nodes that leave as they should.
+    pub leave_gap: u64,
+}
+
+impl FencedParams {
+    fn draw(seed: u64, clients: &ClientParams, election: u64) -> Option<Self> {
+        let rng = &mut Rng::stream(seed, 10);
+        let modes = [FenceMode::Enforced, FenceMode::Enforced, FenceMode::Enforced, FenceMode::Implicit];
+        let mode = if rng.chance(150_000) { FenceMode::Drain } else { rng.pick(&modes) };
+        let asked = clients.weights[4] > 0 && rng.coin();
+        asked.then(|| Self {
+            mode,
+            hold: rng.log_range(election / 4, election * 6),
+            answer_timeout: rng.range(election, election * 4) + 2 * clients.backend_delay_max,
+            late_answer: rng.log_range(election / 10, election * 2),
+            fresh: rng.pick(&[MS, 10 * MS, election]),
+            look_interval: rng.log_range(election / 4, election * 4),
+            keeper_lag: sometimes(rng, |r| r.log_range(MS / 10, election / 2)),
+            reused_ppm: rng.pick(&[0, 500_000, 900_000]),
+            closed_ppm: sometimes(rng, |r| r.range(1_000, 100_000)) as u32,
+            lost_ppm: sometimes(rng, |r| r.log_range(1_000, 200_000)) as u32,
+            stop_ppm: sometimes(rng, |r| r.log_range(1_000, 50_000)) as u32,
+            loss_gap: if rng.chance(300_000) { rng.log_range(election, election * 20) } else { 0 },
+            leave_gap: if rng.chance(300_000) { rng.log_range(election * 2, election * 20) } else { 0 },
+        })
+    }
 }
 
 /// One world.
@@ -178,6 +233,8 @@ pub struct Params {
     pub faults: FaultParams,
     /// The clients.
     pub clients: ClientParams,
+    /// The fenced resource, where somebody asks for it.
+    pub fenced: Option<FencedParams>,
     /// How long faults last before everything heals, in nanoseconds of true time.
     pub storm: u64,
     /// Whether nodes come back from a crash with other timers, as in a rolling change of them.
@@ -222,13 +279,15 @@ impl Params {
             _ => drift_ppm as i32,
         };
         let election = configs[0].election_timeout_max.as_nanos() as u64;
+        let (faults, clients) = (faults(rng, election), clients(rng, heartbeat, election));
         Self {
             real_drift_ppm: if clocks_in_bound { real } else { (drift_ppm * 10).min(800_000) as i32 },
             clocks_in_bound,
             net: NetParams::draw(rng, heartbeat, configs[0].election_timeout_min.as_nanos() as u64),
             disk: DiskParams::draw(rng, election),
-            faults: faults(rng, election),
-            clients: clients(rng, heartbeat, election),
+            faults,
+            fenced: FencedParams::draw(seed, &clients, election),
+            clients,
             storm: rng.range(15, 45) * election,
             retimes: rng.chance(200_000),
             snapshot_time_max: rng.log_range(MS, election),

@@ -16,11 +16,11 @@ use termgate::registry::machine::Machine;
 use termgate::time::{Duration, Instant};
 use termgate::transport::codec::VERSION;
 
-use crate::backend::Gate;
 use crate::clients::Waiter;
 use crate::clock::{Clock, MS, True};
 use crate::disk::Disk;
 use crate::flash::{Crash, NoStart};
+use crate::gate::Edge;
 use crate::keeper::decode;
 use crate::params::redraw_timers;
 use crate::stats::{Class, Stat};
@@ -90,8 +90,8 @@ pub struct Process {
     pub machine: Arc<RwLock<Machine>>,
     /// What was last published.
     pub leadership: Leadership,
-    /// The gate towards the backend.
-    pub gate: Gate,
+    /// The gate towards the fenced resource, and what is under way there.
+    pub edge: Option<Box<Edge>>,
     /// Who waits for an answer.
     pub waiters: BTreeMap<Ticket, Waiter>,
     /// The last ticket given out.
@@ -189,7 +189,7 @@ impl World {
             cycle: Cycle::new(core, Arc::clone(&machine)).applying(self.params.apply_slice),
             machine,
             leadership: Leadership::unknown(it.config.id),
-            gate: Gate::default(),
+            edge: self.params.fenced.as_ref().map(|fenced| Edge::new(fenced, &it.config)),
             waiters: BTreeMap::new(),
             last_ticket: Ticket::ZERO,
             queued: VecDeque::new(),
@@ -297,6 +297,9 @@ impl World {
         self.stats.add_many(Stat::WritesTorn, u64::from(kept > 0 && lost > 0));
         for waiter in process.waiters.into_values() {
             self.abandon(waiter);
+        }
+        if let Some(edge) = process.edge {
+            self.close_edge(*edge);
         }
         lost
     }

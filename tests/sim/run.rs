@@ -47,6 +47,9 @@ pub fn play(seed: u64, disks: Disks, traced: bool) -> Ending {
     world.stats.add_many(Stat::Truncations, truncations);
     world.stats.add_many(Stat::LeasesOverlap, world.checker.overlaps());
     world.stats.add_many(Stat::UnknownApplied, unknown);
+    let (applied, absent) = world.backend.truth.unknown();
+    world.stats.add_many(Stat::FencedUnknownApplied, applied);
+    world.stats.add_many(Stat::FencedUnknownAbsent, absent);
     world.stats.add_many(Stat::SplitTerms, highest.0.saturating_sub(led));
     for count in world.stats.all() {
         world.fold(count);

@@ -23,6 +23,7 @@ use crate::net::Net;
 use crate::oracle::Oracle;
 use crate::params::{DiskParams, Params, StoreParams};
 use crate::process::SimNode;
+use crate::request::RequestEvent;
 use crate::rng::{Rng, mix};
 use crate::script::Play;
 use crate::stats::{Stat, Stats};
@@ -55,6 +56,8 @@ pub enum Event {
     Client(Box<ClientEvent>),
     /// Something between a gate and the backend.
     Backend(Box<BackendEvent>),
+    /// Something on the way of a request for the fenced resource.
+    Request(Box<RequestEvent>),
     /// The next random fault is due.
     NextFault,
     /// A fault ends, or goes on.
@@ -74,6 +77,7 @@ impl Event {
             Self::Deliver(message) => Some(message.to.0 as usize - 1),
             Self::Client(event) => event.process(),
             Self::Backend(event) => event.process(),
+            Self::Request(event) => event.process(),
             _ => None,
         }
     }
@@ -193,7 +197,7 @@ impl World {
             limits: Limits::new(count),
             oracle: Oracle::default(),
             history: History::default(),
-            backend: Backend::new(),
+            backend: Backend::new(seed, params.fenced.as_ref()),
             nemesis: Nemesis::default(),
             stats: Stats::new(),
             trace: Trace::new(traced),
@@ -229,6 +233,7 @@ impl World {
         self.schedule(0, Event::Client(Box::new(ClientEvent::Next)));
         self.schedule(params.faults.mean_gap, Event::NextFault);
         self.begin_script();
+        self.begin_fencing();
     }
 
     /// Puts `event` into the queue, `delay` from now.
@@ -276,6 +281,7 @@ impl World {
             Event::Restart { node } => self.start(node),
             Event::Client(event) => self.on_client(*event),
             Event::Backend(event) => self.on_backend(*event),
+            Event::Request(event) => self.on_request_event(*event),
             Event::NextFault => self.next_fault(),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Script(play) => self.on_script(*play),
