@@ -190,6 +190,25 @@ pub struct FencedParams {
 }
 
 impl FencedParams {
+    /// A guard that answers, at a leader that is always in time.
+    const fn healthy(election: u64) -> Self {
+        Self {
+            mode: FenceMode::Enforced,
+            hold: 2 * election,
+            answer_timeout: 2 * election,
+            late_answer: election,
+            fresh: 10 * MS,
+            look_interval: election,
+            keeper_lag: 0,
+            reused_ppm: 900_000,
+            closed_ppm: 0,
+            lost_ppm: 0,
+            stop_ppm: 0,
+            loss_gap: 0,
+            leave_gap: 0,
+        }
+    }
+
     fn draw(seed: u64, clients: &ClientParams, election: u64) -> Option<Self> {
         let rng = &mut Rng::stream(seed, 10);
         let modes = [FenceMode::Enforced, FenceMode::Enforced, FenceMode::Enforced, FenceMode::Implicit];
@@ -327,6 +346,7 @@ impl Params {
                 dawdle_max: 0,
                 backend_delay_max: MS,
             },
+            fenced: Some(FencedParams::healthy(election)),
             storm: 0,
             retimes: false,
             snapshot_time_max: MS,
