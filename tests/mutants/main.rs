@@ -128,6 +128,9 @@ mod samples {
         let choice = |arms: &str| format!("match crate::mutants::active() {{ {arms} }}");
         let whole = rewritten("const fn f() -> u8 { 1 + 2 }", &[edit("1 + 2", "3")]).unwrap();
         assert_eq!(whole, format!("fn f() -> u8 {{ ({}) }}", choice("1 => { 3 } _ => { 1 + 2 }")));
+        let twice = rewritten("const fn f() -> u8 { 1 + 2 }", &[edit("1", "3"), edit("2", "4")]).unwrap();
+        let (one, two) = (choice("1 => { 3 } _ => { 1 }"), choice("2 => { 4 } _ => { 2 }"));
+        assert_eq!(twice, format!("fn f() -> u8 {{ ({one}) + ({two}) }}"));
         let whole = rewritten("fn f() { a(); b(); }", &[edit("a();", "")]).unwrap();
         assert_eq!(whole, format!("fn f() {{ {} b(); }}", choice("1 => {  } _ => { a(); }")));
     }

@@ -8,6 +8,7 @@
 //!
 //! Pieces that lie inside each other become one `match` over the outermost.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::table::Edit;
@@ -74,10 +75,16 @@ pub fn rewrite(text: &str, changes: &[Change<'_>]) -> Result<String, String> {
             _ => sites.push((range.clone(), vec![(range, change)])),
         }
     }
+    let mut pieces = BTreeMap::new();
+    for (site, changes) in &sites {
+        pieces.insert(site.start, (site.end, choice(text, site, changes)?));
+        if let Some(word) = constant(text, site.start) {
+            pieces.insert(word.start, (word.end, String::new()));
+        }
+    }
     let mut out = text.to_owned();
-    for (site, changes) in sites.iter().rev() {
-        out.replace_range(site.clone(), &choice(text, site, changes)?);
-        unconst(&mut out, site.start);
+    for (start, (end, piece)) in pieces.into_iter().rev() {
+        out.replace_range(start..end, &piece);
     }
     Ok(out)
 }
@@ -108,17 +115,15 @@ fn choice(text: &str, site: &Range<usize>, changes: &[Placed<'_>]) -> Result<Str
     Ok(if is_statement { choice } else { format!("({choice})") })
 }
 
-/// The choice is made at run time: the function around `at` is no longer `const`.
-fn unconst(text: &mut String, at: usize) {
+/// The choice is made at run time, so the function around `at` is no longer `const`: where it says so.
+fn constant(text: &str, at: usize) -> Option<Range<usize>> {
     let is_item = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.contains('{')).collect();
         let starts =
             |word: &&str| matches!(*word, "pub" | "const" | "async" | "fn") || word.starts_with("pub(");
         words.first().is_some_and(starts) && words.contains(&"fn")
     };
-    let Some(line) = text[..at].lines().rfind(is_item) else { return };
-    let start = line.as_ptr() as usize - text.as_ptr() as usize;
-    if let Some(word) = line.find("const fn ") {
-        text.replace_range(start + word..start + word + "const ".len(), "");
-    }
+    let line = text[..at].lines().rfind(is_item)?;
+    let start = line.as_ptr() as usize - text.as_ptr() as usize + line.find("const fn ")?;
+    Some(start..start + "const ".len())
 }
