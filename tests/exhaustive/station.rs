@@ -135,7 +135,9 @@ impl Station {
             }
             Local::Crash => {
                 let station = Self::start(self.node.leadership().node, self.durable, self.boot + 1, bound);
-                return Turn::of(station);
+                let mut turn = Turn::of(station);
+                turn.drain();
+                return turn;
             }
             Local::Propose(number) => {
                 let command = bytes::Bytes::copy_from_slice(&[*number]);
@@ -214,8 +216,12 @@ impl Turn {
     }
 
     fn step(&mut self, input: Input) {
+        self.station.node.step(self.station.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
         let now = self.station.now;
-        self.station.node.step(now, input);
         while let Some(effect) = self.station.node.poll() {
             match effect {
                 Effect::Persist(write) => self.station.queue.push_back(write),
