@@ -50,6 +50,8 @@ pub struct Bound {
     pub single_entries: bool,
     pub time: Time,
     pub backend: Option<Limits>,
+    /// So many of the nodes, the last ones, are learners at the start, and a leader may give them a vote.
+    pub learners: usize,
     /// The terms of the log and the current term of each node at the start.
     pub start: &'static [Start],
     /// Node 1 leads at the start, and everybody knows.
@@ -100,6 +102,7 @@ const BASE: Bound = Bound {
     single_entries: false,
     time: ANY_TIME,
     backend: None,
+    learners: 0,
     start: FRESH,
     led: false,
 };
@@ -111,6 +114,8 @@ const READS: Bound = Bound { entries: 3, writes: 1, reads: 1, questions: 2, led:
 const LEASE: Bound = Bound { time: TRUE_TIME, behind: 1, inflight: 1, led: true, ..BASE };
 const FENCE: Bound =
     Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(Limits { writes: 2, crashes: 0 }), ..BASE };
+const MEMBERSHIP: Bound =
+    Bound { time: OWN_TIME, learners: 2, entries: 5, inflight: 1, crashes: 1, led: true, ..BASE };
 const FIVE: Bound = Bound { nodes: 5, winners_resign: true, ..BASE };
 
 /// Small enough for every run of the tests.
@@ -140,6 +145,7 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "iv lease, crash", crashes: 1, ..LEASE },
         Bound { name: "v fence", ..FENCE },
         Bound { name: "vi five nodes", ..FIVE },
+        Bound { name: "vii membership", ..MEMBERSHIP },
     ]
 }
 
@@ -147,6 +153,11 @@ impl Bound {
     /// What lies so many nanoseconds back has passed every timeout.
     pub const fn past(&self) -> u64 {
         self.time.election * UNIT
+    }
+
+    /// How many nodes have a vote at the start.
+    pub const fn voters(&self) -> usize {
+        self.nodes - self.learners
     }
 
     /// The node's disk at the start.
@@ -160,7 +171,10 @@ impl Bound {
         Durable {
             hard_state: HardState { current_term: Term(term), voted_for: None },
             pinned: ids.clone().map(|id| (id, INCARNATION)).collect(),
-            membership: Membership::of_voters(ids),
+            membership: Membership {
+                learners: ids.clone().skip(self.voters()).collect(),
+                ..Membership::of_voters(ids.take(self.voters()))
+            },
             log: (1..).zip(log).map(entry).collect(),
             ..Durable::default()
         }

@@ -3,6 +3,8 @@
 use termgate::ids::{NodeId, Term};
 use termgate::raft::effect::{Outcome, RoleKind};
 
+use crate::bounds::Bound;
+use crate::station::{JOINT, SETTLED};
 use crate::tables::{Desk, Facts};
 use crate::words;
 use crate::world::{MAX_LOG, World};
@@ -102,7 +104,7 @@ pub fn everywhere(world: &World, desk: &Desk) -> Result<(), String> {
     let all: [Option<&Facts>; crate::world::MAX_NODES] =
         std::array::from_fn(|place| (place < nodes).then(|| desk.facts(world.stations[place])));
     complete(world, &all)?;
-    durable(world, &all, nodes)?;
+    durable(world, &all, desk.bound())?;
     if desk.bound().time.rates.is_empty() { Ok(()) } else { leases(&all) }
 }
 
@@ -126,13 +128,18 @@ fn complete(world: &World, all: &[Option<&Facts>]) -> Result<(), String> {
     Ok(())
 }
 
-/// A durable quorum stands behind whatever is committed.
-fn durable(world: &World, all: &[Option<&Facts>], nodes: usize) -> Result<(), String> {
-    for (index, entry) in world.record.committed.iter().enumerate().take_while(|(_, entry)| **entry != 0) {
-        let holders = all.iter().flatten().filter(|facts| facts.disk_log.get(index) == Some(entry)).count();
-        if holders * 2 <= nodes {
+/// A durable quorum stands behind whatever is committed: of all nodes once their membership is, of those with
+/// a vote from the start before.
+fn durable(world: &World, all: &[Option<&Facts>], bound: &Bound) -> Result<(), String> {
+    let committed = &world.record.committed;
+    let all_vote = committed.iter().any(|entry| entry & 0xf >= JOINT);
+    let voters = if all_vote { bound.nodes } else { bound.voters() };
+    for (index, entry) in committed.iter().enumerate().take_while(|(_, entry)| **entry != 0) {
+        let disks = all.iter().take(voters).flatten();
+        let holders = disks.filter(|facts| facts.disk_log.get(index) == Some(entry)).count();
+        if holders * 2 <= voters {
             let (entry, at) = (words::log(&[*entry]), index + 1);
-            return Err(format!("{entry} at {at} is committed, and on {holders} of {nodes} disks"));
+            return Err(format!("{entry} at {at} is committed, and on {holders} of {voters} disks"));
         }
     }
     Ok(())
@@ -164,6 +171,13 @@ pub fn reply(world: &World, ticket: u8, outcome: &Outcome) -> Result<(), String>
             let text =
                 || format!("a write was acknowledged at {at}, where {} is committed", words::log(&[known]));
             if known == entry { Ok(()) } else { Err(text()) }
+        }
+        Outcome::Reconfigured(id) => {
+            let known = world.record.committed[id.index.0 as usize - 1];
+            let is_it = known == ((id.term.0 as u8) << 4) | SETTLED;
+            let text =
+                || format!("a change of the membership is told to be complete at {}, and is not", id.index);
+            if is_it { Ok(()) } else { Err(text()) }
         }
         Outcome::ReadAt { index, .. } => {
             let floor = u64::from((world.record.reads[ticket as usize] - 1) >> 4);

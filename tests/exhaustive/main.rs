@@ -21,8 +21,8 @@
 //! | `trace` | the shortest way to what the search has found |
 //! | `lockstep` | random walks with the true numbers beside the canonical ones |
 //!
-//! What is left out, because no bound has it: transfers, snapshots, changes of the membership, wiped disks,
-//! several inputs before effects are drained, and a learner. The simulator has all of them.
+//! What is left out, because no bound has it: transfers, snapshots, changes that take a vote away, wiped disks,
+//! and several inputs before effects are drained. The simulator has all of them.
 
 mod backend;
 mod bounds;
@@ -84,6 +84,7 @@ fn was_there(bound: &Bound, found: &Found) {
     assert!(bound.winners_resign || reached.committed > 0, "{name}: something was committed");
     assert!(bound.reads == 0 || reached.served, "{name}: a read was served");
     assert!(bound.time.rates.is_empty() || reached.leased, "{name}: a lease held");
+    assert!(bound.learners == 0 || reached.settled, "{name}: the membership changed");
     assert!(
         bound.backend.is_none() || (reached.stamped && reached.landed > 0),
         "{name}: a write took effect"

@@ -11,9 +11,10 @@ use termgate::fencing::gate::{Admit, Gate};
 use termgate::fencing::mode::FenceMode;
 use termgate::ids::{IoSeq, Life, LogIndex, NodeId, Session, Term, Ticket};
 use termgate::raft::config::Config;
-use termgate::raft::effect::{DropReason, Effect, Event, Input, Outcome};
+use termgate::raft::effect::{Change, DropReason, Effect, Event, Input, Outcome};
 use termgate::raft::entry::{Durable, Payload, Persist};
 use termgate::raft::message::{AppendResult, Body, Message, ReadIndexResponse};
+
 use termgate::raft::{Boot, Node};
 use termgate::time::{Duration, Instant};
 
@@ -26,6 +27,13 @@ const BIRTH: Instant = Instant(1 << 40);
 
 /// Of every data directory: a difference would tell nodes apart that are alike.
 pub const INCARNATION: u64 = 7;
+
+/// Of whoever wants the membership changed.
+const PROMOTION: Ticket = Ticket(200);
+
+/// In the place of a write's number: the two entries of a change of the membership.
+pub const JOINT: u8 = 14;
+pub const SETTLED: u8 = 15;
 
 /// Something that happens to one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,6 +58,8 @@ pub enum Local {
     Admit,
     /// The backend's fence stands.
     Raised(Term),
+    /// The learners of the start are to be given a vote.
+    Promote,
 }
 
 /// A node, and what keeps what it wrote.
@@ -146,6 +156,11 @@ impl Station {
             Local::Read(number) => Input::Read { ticket: Ticket(u64::from(*number)) },
             Local::Stall => Input::DiskStalled(true),
             Local::Admit => return self.at_gate(),
+            Local::Promote => {
+                let promote = (bound.voters() as u64 + 1..=bound.nodes as u64).map(NodeId).collect();
+                let change = Change { promote, ..Change::default() };
+                Input::Reconfigure { ticket: PROMOTION, change }
+            }
             Local::Raised(term) => {
                 self.gate.on_raised(*term);
                 Input::Persisted { io: IoSeq::ZERO }
@@ -286,12 +301,13 @@ pub fn last_index(disk: &Durable) -> LogIndex {
     disk.log.last().map_or(LogIndex::ZERO, |entry| entry.id.index)
 }
 
-/// An entry in one byte: its term, and 0 for a no-op or the number of the write.
+/// An entry in one byte: its term, and 0 for a no-op or the number of the write, or one of those above.
 pub fn code(term: Term, payload: &Payload) -> u8 {
     let what = match payload {
         Payload::NoOp { .. } => 0,
         Payload::Command(bytes) => bytes.first().copied().unwrap_or(0),
-        Payload::Membership(_) => unreachable!("no bound changes the membership"),
+        Payload::Membership(membership) if membership.is_joint() => JOINT,
+        Payload::Membership(_) => SETTLED,
     };
     (term.0 as u8) << 4 | what
 }

@@ -18,7 +18,13 @@ pub type Renaming = Vec<usize>;
 /// mean something.
 pub fn of(bound: &Bound) -> Vec<Renaming> {
     // What is on its way to the backend knows nodes by their places.
-    if bound.backend.is_some() { Vec::new() } else { all_renamings(bound.nodes) }
+    if bound.backend.is_some() {
+        return Vec::new();
+    }
+    // Voters and learners stay among themselves.
+    let votes = |place: usize| place < bound.voters();
+    let keeps = |all: &Renaming| (0..bound.nodes).all(|place| votes(place) == votes(all[place]));
+    all_renamings(bound.nodes).into_iter().filter(keeps).collect()
 }
 
 fn all_renamings(nodes: usize) -> Vec<Renaming> {

@@ -88,6 +88,7 @@ pub enum Kind {
     Stall,
     Admit,
     Raised,
+    Promote,
 }
 
 /// Things under numbers.
@@ -250,6 +251,8 @@ pub struct Reached {
     pub stamped: bool,
     /// The highest term of a write that took effect.
     pub landed: u8,
+    /// Whether a change of the membership was told to be complete.
+    pub settled: bool,
 }
 
 impl Reached {
@@ -261,6 +264,7 @@ impl Reached {
             leased: self.leased || other.leased,
             stamped: self.stamped || other.stamped,
             landed: self.landed.max(other.landed),
+            settled: self.settled || other.settled,
         }
     }
 }
@@ -365,6 +369,7 @@ impl<'a> Desk<'a> {
             Kind::Stall => Local::Stall,
             Kind::Admit => Local::Admit,
             Kind::Raised => Local::Raised(Term(u64::from(number))),
+            Kind::Promote => Local::Promote,
         }
     }
 

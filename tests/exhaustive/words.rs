@@ -2,13 +2,15 @@
 
 use termgate::raft::message::{AppendResult, Body, Message};
 
-use crate::station::code;
+use crate::station::{JOINT, SETTLED, code};
 use crate::tables::Facts;
 
 /// A log, such as `1 1a 2`: terms, and the write in letters.
 pub fn log(codes: &[u8]) -> String {
     let entry = |code: &u8| match code & 0xf {
         0 => format!("{}", code >> 4),
+        JOINT => format!("{}(joint)", code >> 4),
+        SETTLED => format!("{}(settled)", code >> 4),
         write => format!("{}{}", code >> 4, char::from(b'a' - 1 + write)),
     };
     codes.iter().map(entry).collect::<Vec<_>>().join(" ")

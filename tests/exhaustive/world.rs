@@ -262,6 +262,9 @@ impl World {
         if bound.backend.is_some() {
             add(Kind::Admit, 0);
         }
+        if bound.learners > 0 && facts.role == RoleKind::Leader {
+            add(Kind::Promote, 0);
+        }
     }
 
     /// The world after `action`.
@@ -364,6 +367,7 @@ impl World {
         self.reach(step.next, desk);
         for (ticket, outcome) in &step.replies {
             desk.reached.served |= matches!(outcome, Outcome::ReadAt { .. });
+            desk.reached.settled |= matches!(outcome, Outcome::Reconfigured(_));
             check::reply(self, ticket.0 as u8, outcome)?;
             self.answer(ticket.0 as u8, outcome);
         }
