@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use termgate::fencing::gate::{Admit, Gate};
+use termgate::fencing::leadership::Leadership;
 use termgate::fencing::mode::FenceMode;
 use termgate::ids::{IoSeq, Life, LogIndex, NodeId, Session, Term, Ticket};
 use termgate::raft::config::Config;
@@ -166,8 +167,12 @@ impl Station {
                 Input::Persisted { io: IoSeq::ZERO }
             }
         };
+        let shown = self.node.leadership();
         let mut turn = Turn::of(self);
         turn.step(input);
+        if matches!(what, Local::Elapse(_)) {
+            turn.look_at_token(&shown);
+        }
         if *what == Local::Stall {
             turn.step(Input::DiskStalled(false));
         }
@@ -266,6 +271,15 @@ impl Turn {
             }
             Event::LostData { claimed } => self.wrong = Some(format!("lost data up to {claimed}")),
             _ => {}
+        }
+    }
+
+    /// A picture that was taken before the time passed gives no token without a lease.
+    fn look_at_token(&mut self, shown: &Leadership) {
+        let now = self.station.now;
+        let has_lease = self.station.node.leadership().lease_until.is_some_and(|until| now < until);
+        if shown.token_at(now).is_some() && !has_lease {
+            self.wrong = Some("its token outlives its lease".to_owned());
         }
     }
 

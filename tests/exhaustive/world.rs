@@ -407,6 +407,9 @@ impl World {
     /// Time passes for one node.
     fn pass(&mut self, place: usize, units: u8, desk: &mut Desk) -> Result<(), Stop> {
         let step = desk.step(self.stations[place], Event(Kind::Elapse, u32::from(units)));
+        if let Some(wrong) = &step.wrong {
+            return Err(Stop::Broken(format!("node {}: {wrong}", place + 1)));
+        }
         assert!(step.sends.is_empty() && step.replies.is_empty(), "time alone says nothing");
         self.age(place, step.change, desk);
         self.stations[place] = step.next;
