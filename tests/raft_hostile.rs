@@ -305,13 +305,19 @@ fn entries_that_bypass_the_beginning_of_a_compacted_log_are_not_written() {
 /// Node 1 with the vote of term 2 given to node 2 and a log of two entries of term 1, asked by
 /// node 2 in term 2; whether it grants.
 fn grants(membership: Membership, last_log: LogId) -> bool {
+    grants_knowing(&[], membership, last_log)
+}
+
+/// The same, when it knows incarnations; its own is 1.
+fn grants_knowing(pinned: &[(NodeId, u64)], membership: Membership, last_log: LogId) -> bool {
     let entry = |index| Entry {
         id: LogId::new(Term(1), LogIndex(index)),
         payload: Payload::NoOp { leader: NodeId(2) },
     };
     let hard_state = HardState { current_term: Term(2), voted_for: Some(NodeId(2)) };
     let log = vec![entry(1), entry(2)];
-    let durable = Durable { hard_state, membership, log, ..Durable::default() };
+    let pinned = pinned.iter().copied().collect();
+    let durable = Durable { hard_state, membership, log, pinned, ..Durable::default() };
     let boot = Boot { durable, life: Life { incarnation: 1, boot: 1 }, promised: Duration::ZERO };
     let mut node = Node::new(Config::new(NodeId(1)), boot, 1, Instant::from_millis(1));
     let ballot = Ballot { campaign: Campaign(1), pre_vote: false };
@@ -340,6 +346,17 @@ fn a_vote_asked_for_again_is_judged_again_by_the_log() {
 #[test]
 fn a_node_that_knows_no_voters_gives_no_vote() {
     assert!(!grants(Membership::default(), LogId::new(Term(1), LogIndex(9))));
+}
+
+/// MC-11: what it holds may be from before its directory took the place of another.
+#[test]
+fn a_mere_namesake_gives_no_vote() {
+    let (me, last) = (NodeId(1), LogId::new(Term(1), LogIndex(9)));
+    let voters = || Membership::of_voters([me, NodeId(2), NodeId(3)]);
+    assert!(!grants_knowing(&[(me, 77)], voters(), last));
+    assert!(grants_knowing(&[], voters(), last), "the first of its name");
+    let named = Membership { incarnations: [(me, 1)].into(), ..voters() };
+    assert!(grants_knowing(&[(me, 77)], named, last), "added with this directory");
 }
 
 #[test]

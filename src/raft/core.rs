@@ -112,7 +112,8 @@ pub(super) struct Core {
     pub disk_stalled: bool,
     /// The newest life seen of each member.
     pub lives: BTreeMap<NodeId, Life>,
-    /// The incarnation that each member was first heard with, in any life of this node.
+    /// The incarnation that each member was first heard with, in any life of this node. For this node itself,
+    /// what a leader has said of its name, if that was another directory's before (MC-11).
     pub pinned: BTreeMap<NodeId, u64>,
     /// Those of them that the next write takes along.
     unwritten_pins: Vec<(NodeId, u64)>,
@@ -120,8 +121,8 @@ pub(super) struct Core {
     pub snapshot: Option<Snapshot>,
     /// Bytes of the entries that were committed since it was taken.
     pub bytes_since_snapshot: usize,
-    /// Whether a membership that this node met ever named it: until then it waits to be added.
-    named: bool,
+    /// Whether a membership that this node met ever meant it: until then it waits to be added.
+    pub named: bool,
     /// A transfer that this node began as leader and whose end it has not heard yet.
     pub departure: Option<Departure>,
     pub effects: VecDeque<Effect>,
@@ -142,7 +143,7 @@ impl Core {
         let hold = stretch(boot.promised, config.clock_drift_ppm);
         // What a snapshot stands for is committed, and the state machine begins with it (C10).
         let started_at = boot.durable.snapshot.as_ref().map_or(LogIndex::ZERO, |s| s.id.last.index);
-        Self {
+        let mut core = Self {
             life: boot.life,
             now,
             hard_state: boot.durable.hard_state,
@@ -155,7 +156,7 @@ impl Core {
             lives: BTreeMap::new(),
             pinned: boot.durable.pinned,
             unwritten_pins: Vec::new(),
-            named: log.has_named(config.id),
+            named: false,
             departure: None,
             effects: VecDeque::new(),
             rng: Rng(seed ^ config.id.0.rotate_left(32)),
@@ -167,7 +168,9 @@ impl Core {
             session: Session::ZERO,
             read_id: first_number(boot.life),
             log,
-        }
+        };
+        core.named = core.has_been_named();
+        core
     }
 
     pub const fn id(&self) -> NodeId {
@@ -183,14 +186,14 @@ impl Core {
     }
 
     pub fn is_voter(&self) -> bool {
-        self.membership().is_voter(self.id())
+        self.has_a_vote_in(self.membership())
     }
 
     /// MC-8: whether this node may ask for votes. Also one that the membership in force leaves out, until
     /// that is committed: its log may be the only one that can win (M5).
     pub fn may_campaign(&self) -> bool {
         let agreed = self.log.membership_at(self.commit_index);
-        self.is_voter() || (!self.is_settled() && agreed.is_voter(self.id()))
+        self.is_voter() || (!self.is_settled() && self.has_a_vote_in(agreed))
     }
 
     /// MC-7: nobody leads this node, and the membership that it knows to be committed does not name it, as an
@@ -268,7 +271,7 @@ impl Core {
         assert!(from.is_none_or(|from| from > self.commit_index), "what is committed is never cut (C14)");
         let io = self.persist(Persist { truncate_from: from, append: entries.to_vec(), ..self.write() });
         self.log.splice(from, entries, io);
-        self.named |= self.log.has_named(self.config.id);
+        self.named = self.named || self.has_been_named();
     }
 
     /// The own state was written down: begin the log later, but keep what comes after `needed`.
@@ -295,12 +298,12 @@ impl Core {
         let keeps_tail = self.log.holds(last);
         let compact = Some(Compaction { snapshot: snapshot.clone(), base: last, keeps_tail });
         let io = self.persist(Persist { compact, ..self.write() });
-        self.named |= snapshot.membership.contains(self.config.id);
         if keeps_tail {
             self.log.compact(last);
         } else {
             self.log.reset(last, snapshot.membership.clone(), io);
         }
+        self.named = self.named || self.has_been_named();
         self.commit_index = last.index;
         self.last_applied = last.index;
         self.bytes_since_snapshot = 0;
@@ -350,25 +353,45 @@ impl Core {
     /// gone, and with it the votes, promises and entries that this member has given its word for. What is
     /// new is kept with the next write: before it, nothing rests on it.
     pub fn recognises(&mut self, member: NodeId, incarnation: u64) -> bool {
-        if let Some(added_with) = self.membership().incarnations.get(&member) {
-            return *added_with == incarnation;
+        let added_with = self.membership().incarnations.get(&member).copied();
+        if added_with.is_some_and(|added_with| added_with != incarnation) {
+            return false;
         }
         if !self.membership().contains(member) {
             // Who is no member is not known by anything.
             return true;
         }
-        let known = *self.pinned.entry(member).or_insert_with(|| {
-            self.unwritten_pins.push((member, incarnation));
-            incarnation
-        });
-        known == incarnation
+        let known = self.pin(member, incarnation);
+        added_with.is_some() || known == incarnation
     }
 
-    /// V8, by the word of a leader. What this node has heard itself stands.
+    /// The incarnation that goes with this name from now on, unless one did already.
+    fn pin(&mut self, member: NodeId, incarnation: u64) -> u64 {
+        *self.pinned.entry(member).or_insert_with(|| {
+            self.unwritten_pins.push((member, incarnation));
+            incarnation
+        })
+    }
+
+    /// V8, by the word of a leader. What this node has heard itself stands. Also of who is no member any more:
+    /// this node may lead when that id is to be used again (MC-10).
     pub fn heard_of(&mut self, member: NodeId, incarnation: u64) {
-        if member != self.id() && self.membership().contains(member) {
-            self.recognises(member, incarnation);
+        if member == self.id() {
+            self.heard_of_its_name(incarnation);
+        } else {
+            self.pin(member, incarnation);
         }
+    }
+
+    /// MC-11: a leader says who went by this node's name first. Nothing is said any more that a crash could make
+    /// this node say without knowing that. Who was meant by a membership before it was told so was no newcomer.
+    fn heard_of_its_name(&mut self, first: u64) {
+        if self.named || first == self.life.incarnation || self.pinned.contains_key(&self.id()) {
+            return;
+        }
+        self.pinned.insert(self.id(), first);
+        self.unwritten_pins.push((self.id(), first));
+        self.hard_state_io = self.persist(self.write());
     }
 
     /// A completion: a watermark, so an older one that comes late changes nothing (C12).

@@ -34,8 +34,9 @@ pub(super) fn judge(
     if term < core.term() {
         return Err(VoteRefusal::StaleTerm);
     }
-    // MC-9: a node that knows of no member yet has not been told what it would have to agree with.
-    if core.disk_stalled || core.membership().voters.is_empty() {
+    // MC-9, MC-11: a node that knows of no member yet has not been told what it would have to agree with, and one
+    // whose name was another's before may hold no more than what that one knew.
+    if core.disk_stalled || core.membership().voters.is_empty() || core.is_a_mere_namesake() {
         return Err(VoteRefusal::Unfit);
     }
     // V-5, before the higher term is even looked at: stickiness (thesis 4.2.3), the boot hold (R7), and

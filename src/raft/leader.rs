@@ -127,11 +127,13 @@ impl Leader {
         while let Some((prev_log, entries)) = peer.next_batch(core.now, &core.log, &core.config) {
             let last = entries.last().map_or(prev_log.index, |entry| entry.id.index);
             peer.commit_told = peer.commit_told.max(core.commit_index.min(last));
-            let leader_commit = core.commit_index;
-            let append = AppendEntries { prev_log, entries, leader_commit, beat, known: Vec::new() };
+            let (leader_commit, known) = (core.commit_index, known_to_newcomer(core, to, peer));
+            let append = AppendEntries { prev_log, entries, leader_commit, beat, known };
             core.send(to, peer.session, Body::AppendEntries(append), IoSeq::ZERO);
         }
-        if let Some(snapshot) = peer.next_offer(&core.log, core.snapshot.as_ref()) {
+        // MC-11: it has to know of its name before it gets a membership from before it was added.
+        let told = peer.contact.is_some() || !core.was_added_by_directory(to);
+        if told && let Some(snapshot) = peer.next_offer(&core.log, core.snapshot.as_ref()) {
             let offer = Body::InstallSnapshot(InstallSnapshot { snapshot, beat });
             core.send(to, peer.session, offer, IoSeq::ZERO);
         }
@@ -371,10 +373,18 @@ impl Leader {
 fn send_beat(core: &mut Core, to: NodeId, peer: &mut Progress, beat: Beat) {
     peer.commit_told = peer.commit_told.max(core.commit_index.min(peer.match_index));
     let prev_log = peer.known_match(&core.log);
-    let known = core.pinned.iter().map(|(member, incarnation)| (*member, *incarnation)).collect();
+    let others = core.pinned.iter().filter(|(member, _)| **member != to && **member != core.id());
+    let others = others.map(|(member, incarnation)| (*member, *incarnation));
+    let known = others.chain(core.first_of_name(to).map(|first| (to, first))).collect();
     let (entries, leader_commit) = (Vec::new(), core.commit_index);
     let append = AppendEntries { prev_log, entries, leader_commit, beat, known };
     core.send(to, peer.session, Body::AppendEntries(append), IoSeq::ZERO);
+}
+
+/// MC-11: who lacks the membership in force is told, with what it gets, whose its name was before.
+fn known_to_newcomer(core: &Core, to: NodeId, peer: &Progress) -> Vec<(NodeId, u64)> {
+    let is_new = peer.match_index < core.log.membership_index();
+    core.first_of_name(to).filter(|_| is_new).map(|first| (to, first)).into_iter().collect()
 }
 
 /// Tells a follower where it may read.

@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term};
+use crate::ids::{IoSeq, LogId, LogIndex, Term};
 use crate::raft::entry::{Durable, Entry, Membership, Payload};
 
 /// The log of one node.
@@ -63,9 +63,9 @@ impl Log {
         self.memberships[self.memberships.len() - 1].0
     }
 
-    /// Whether a membership from the base on names `node`.
-    pub fn has_named(&self, node: NodeId) -> bool {
-        self.memberships.iter().any(|(_, membership)| membership.contains(node))
+    /// Every membership from the base on.
+    pub fn memberships(&self) -> impl Iterator<Item = &Membership> {
+        self.memberships.iter().map(|(_, membership)| membership)
     }
 
     /// The term of the entry at `index`; `None` outside the log.

@@ -122,7 +122,8 @@ pub struct AppendEntries {
     /// What the response must echo.
     pub beat: Beat,
     /// In a heartbeat: by which incarnation the leader knows each member (V8). Followers hardly talk to each
-    /// other, and must know whose vote to refuse when the leader is gone.
+    /// other, and must know whose vote to refuse when the leader is gone. Beside the receiver's own name, here
+    /// and in what a newcomer gets: the first directory that went by it (MC-11).
     pub known: Vec<(NodeId, u64)>,
 }
 

@@ -76,6 +76,7 @@
 
 pub mod config;
 mod core;
+mod directory;
 pub mod effect;
 mod election;
 pub mod entry;

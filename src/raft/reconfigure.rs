@@ -147,7 +147,7 @@ impl Leader {
         let next = apply(now, change)?;
         // MC-10.
         for (node, incarnation) in &change.add {
-            if incarnation.is_none() && core.pinned.contains_key(node) {
+            if incarnation.is_none() && core.first_of_name(*node).is_some() {
                 return Err(ReconfigureRefusal::KnownByAnotherDirectory(*node));
             }
         }
@@ -163,7 +163,9 @@ impl Leader {
             return Err(ReconfigureRefusal::NotInContact(learner));
         }
         let behind = core.last_log().index.0.saturating_sub(peer.match_index.0);
-        if behind > CAUGHT_UP {
+        // It must know who votes, or it gives no vote (MC-9), and nobody might be elected without it.
+        let knows_the_voters = peer.match_index >= core.log.membership_index();
+        if behind > CAUGHT_UP || !knows_the_voters {
             return Err(ReconfigureRefusal::NotCaughtUp { node: learner, behind });
         }
         Ok(())
