@@ -10,6 +10,7 @@ use termgate::raft::effect::RoleKind;
 
 use crate::clock::{MS, True};
 use crate::params::DiskParams;
+use crate::process::SimNode;
 use crate::stats::Stat;
 use crate::world::{Event, World};
 
@@ -99,12 +100,14 @@ impl World {
     /// What a cluster of this size is built to live with: a minority down, cut off or half cut off
     /// (M2), or not everybody reaching everybody (L10, L15).
     fn leave_a_fault(&mut self) -> bool {
-        let count = self.nodes.len();
+        let latest = self.checker.roster.latest();
+        let mut order: Vec<usize> = latest.voters.iter().map(|id| id.0 as usize - 1).collect();
+        let count = order.len();
         let minority = (count - 1) / 2;
-        let mut order: Vec<usize> = (0..count).collect();
         order.rotate_left(self.chances.nemesis.below(count as u64) as usize);
         let kind = self.chances.nemesis.below(8);
-        let already = self.nodes.iter().any(|n| n.is_rotten);
+        // Where a change of the membership, or a loss, is left from the storm, that is enough.
+        let already = self.nodes.iter().any(|n| n.is_rotten || n.is_stranger) || !self.checker.is_settled();
         if minority == 0 || kind > 4 || already {
             return false;
         }
@@ -122,6 +125,12 @@ impl World {
             _ => self.cut_into_bridge(&order),
         }
         true
+    }
+
+    /// Whether `node` has to become whole: a member, with a disk that the others know.
+    fn takes_part(&self, node: &SimNode) -> bool {
+        let members = self.checker.roster.latest();
+        members.contains(node.config.id) && !node.is_lost && !node.is_stranger
     }
 
     /// So many of the slowest election timeouts, in true time.
@@ -220,7 +229,8 @@ impl World {
         let Some(leader) = self.leader() else { return false };
         let term = self.nodes[leader].term();
         let follow = |p: &crate::process::Process| p.leadership.term == term && p.leadership.leader.is_some();
-        self.has_a_leader() && self.nodes.iter().all(|n| n.is_lost || n.process.as_ref().is_some_and(follow))
+        self.has_a_leader()
+            && self.nodes.iter().all(|n| !self.takes_part(n) || n.process.as_ref().is_some_and(follow))
     }
 
     /// Whether a lease lasts longer than two heartbeats and a round trip, so that a healthy leader
@@ -240,10 +250,10 @@ impl World {
     fn is_whole(&self) -> bool {
         let committed = self.committed();
         let applied = |i: LogIndex| i == committed;
-        let whole = |n: &crate::process::SimNode| {
+        let whole = |n: &SimNode| {
             let has_all =
                 |p: &crate::process::Process| applied(p.leadership.last_applied) && p.waiters.is_empty();
-            n.is_lost || (n.process.as_ref().is_some_and(has_all) && is_written_down(n))
+            !self.takes_part(n) || (n.process.as_ref().is_some_and(has_all) && is_written_down(n))
         };
         self.has_one_leader() && self.nodes.iter().all(whole) && self.oracle.open_writes().is_empty()
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use termgate::ids::{LogId, LogIndex, NodeId, Term};
 use termgate::raft::effect::RoleKind;
-use termgate::raft::entry::{Compaction, Entry, HardState, Payload, Persist};
+use termgate::raft::entry::{Compaction, Entry, HardState, Membership, Payload, Persist};
 use termgate::raft::leadership::Leadership;
 use termgate::raft::message::{AppendResult, Body, Message};
 
@@ -17,6 +17,7 @@ use crate::clock::True;
 use crate::disk::Disk;
 use crate::process::SimNode;
 use crate::rng::mix;
+use crate::roster::{Roster, is_majority, is_quorum};
 
 /// More uncommitted and unapplied state than this in one world is a leak.
 const LOG_LIMIT: u64 = 20_000;
@@ -42,6 +43,10 @@ struct Committed {
 #[derive(Debug, Default)]
 struct Seen {
     log: Vec<Linked>,
+    /// Where in it memberships stand.
+    memberships: Vec<usize>,
+    /// The membership in force before the last turn, when that changed it.
+    in_force_before: Option<Membership>,
     hard_state: HardState,
     term: Term,
     commit: LogIndex,
@@ -54,7 +59,8 @@ struct Seen {
 /// The reader.
 #[derive(Debug)]
 pub struct Checker {
-    quorum: usize,
+    /// Who takes part.
+    pub roster: Roster,
     leases_hold: bool,
     nodes: Vec<Seen>,
     /// What the disks hold, over all lives.
@@ -64,7 +70,7 @@ pub struct Checker {
     chains: HashMap<LogId, u64>,
     committed: Vec<Committed>,
     fresh: Vec<Entry>,
-    votes: BTreeMap<(usize, Term), NodeId>,
+    votes: BTreeMap<(u64, Term), NodeId>,
     digests: BTreeMap<LogIndex, u64>,
     truncations: u64,
     overlaps: u64,
@@ -77,7 +83,14 @@ fn entry_hash(previous: u64, entry: &Entry) -> u64 {
     let mut hash = mix(previous ^ entry.id.term.0) ^ entry.id.index.0;
     match &entry.payload {
         Payload::NoOp { leader } => hash = mix(hash ^ leader.0 ^ (1 << 60)),
-        Payload::Membership(m) => hash = mix(hash ^ m.voters.len() as u64 ^ (2 << 60)),
+        Payload::Membership(m) => {
+            hash = mix(hash ^ (2 << 60));
+            let old = m.voters_old.iter().flatten().map(|node| node.0 | 1 << 32);
+            let learners = m.learners.iter().map(|node| node.0 | 2 << 32);
+            let known = m.incarnations.iter().map(|(node, incarnation)| node.0 ^ incarnation);
+            let all = m.voters.iter().map(|node| node.0).chain(old).chain(learners).chain(known);
+            all.for_each(|part| hash = mix(hash ^ part));
+        }
         Payload::Command(bytes) => {
             for chunk in bytes.chunks(8) {
                 let word = chunk.iter().fold(0u64, |w, b| (w << 8) | u64::from(*b));
@@ -88,11 +101,16 @@ fn entry_hash(previous: u64, entry: &Entry) -> u64 {
     hash
 }
 
+fn memberships_in(log: &[Linked]) -> Vec<usize> {
+    let is_one = |(_, linked): &(usize, &Linked)| matches!(linked.entry.payload, Payload::Membership(_));
+    log.iter().enumerate().filter(is_one).map(|(position, _)| position).collect()
+}
+
 impl Checker {
     /// A reader of `nodes` nodes. `leases_hold`: clocks stay within their bound.
-    pub fn new(nodes: usize, leases_hold: bool) -> Self {
+    pub fn new(nodes: usize, initial: Membership, leases_hold: bool) -> Self {
         Self {
-            quorum: nodes / 2 + 1,
+            roster: Roster::new(initial),
             leases_hold,
             nodes: (0..nodes).map(|_| Seen::default()).collect(),
             durable: vec![HardState::default(); nodes],
@@ -134,6 +152,11 @@ impl Checker {
         self.committed.iter().skip(index.0 as usize).map(|c| &c.entry)
     }
 
+    /// A committed entry.
+    pub fn committed_at(&self, index: LogIndex) -> Option<&Entry> {
+        self.committed.get((index.0 as usize).wrapping_sub(1)).map(|c| &c.entry)
+    }
+
     /// Who led in `term`.
     pub fn leader_of(&self, term: Term) -> Option<usize> {
         self.leaders.get(&term).map(|(node, _)| *node)
@@ -163,6 +186,7 @@ impl Checker {
             Linked { entry: entry.clone(), chain }
         }));
         self.nodes[node] = Seen {
+            memberships: memberships_in(&log),
             log,
             hard_state: disk.hard_state(),
             term: disk.hard_state().current_term,
@@ -192,13 +216,25 @@ impl Checker {
             self.fail(format!("N1: node {} keeps entries behind {base} that do not follow it", node + 1));
         }
         if !compaction.keeps_tail {
+            self.nodes[node].memberships = memberships_in(&history);
             self.nodes[node].log = history;
+        }
+        let stands = self.roster.at(compaction.snapshot.id.last.index);
+        if *stands != compaction.snapshot.membership {
+            let has = &compaction.snapshot.membership;
+            self.fail(format!("N4: the snapshot of node {} has {has:?}, the log {stands:?}", node + 1));
         }
         let taken = compaction.snapshot.id.last;
         let committed = self.committed.get((taken.index.0 as usize).wrapping_sub(1)).map(|c| c.id);
         if committed != Some(taken) {
             self.fail(format!("N5: node {} has a snapshot up to {taken}, which is not committed", node + 1));
         }
+    }
+
+    /// A node gets an empty disk: nothing is known there any more.
+    pub fn on_wipe(&mut self, node: usize) {
+        self.durable[node] = HardState::default();
+        self.nodes[node] = Seen::default();
     }
 
     /// A process ended; what it could do, it can do no more.
@@ -211,6 +247,10 @@ impl Checker {
     pub fn on_persist(&mut self, node: usize, write: &Persist) {
         if let Some(new) = write.hard_state {
             self.check_hard_state(node, new);
+        }
+        let changes = |e: &Entry| matches!(e.payload, Payload::Membership(_));
+        if write.append.iter().any(changes) && self.nodes[node].in_force_before.is_none() {
+            self.nodes[node].in_force_before = Some(self.in_force(node).clone());
         }
         if let Some(compaction) = &write.compact {
             self.check_compaction(node, compaction);
@@ -257,16 +297,32 @@ impl Checker {
         }
         self.truncations += u64::from(was.is_some());
         self.nodes[node].log.truncate(at);
+        self.nodes[node].memberships.retain(|position| *position < at);
+    }
+
+    /// The membership in force at a node: the last in its log, committed or not.
+    pub fn in_force(&self, node: usize) -> &Membership {
+        let seen = &self.nodes[node];
+        let last = seen.memberships.last().map(|position| &seen.log[*position].entry.payload);
+        match last {
+            Some(Payload::Membership(membership)) => membership,
+            _ => self.roster.initial(),
+        }
+    }
+
+    /// Whether every membership in every log is committed.
+    pub fn is_settled(&self) -> bool {
+        let committed = self.committed.len();
+        self.nodes.iter().all(|seen| seen.memberships.last().is_none_or(|last| *last < committed))
     }
 
     /// I6 again. A node that is behind in terms may hold, by chance, what another quorum has committed, and
     /// a late message of a leader in between may make it cut that off. Then it was not one of that quorum.
     fn check_cut(&mut self, nodes: &[SimNode]) {
         for (node, id) in std::mem::take(&mut self.cut) {
-            let others = nodes.iter().filter(|other| other.index != node && other.disk.holds(id));
-            let holders = others.count();
-            if holders < self.quorum {
-                self.fail(format!("I6: node {} cuts off {id}, which {holders} others hold", node + 1));
+            let holds = |n: NodeId| n.0 as usize - 1 != node && nodes[n.0 as usize - 1].holds(id);
+            if !is_majority(&self.roster.latest().voters, holds) {
+                self.fail(format!("I6: node {} cuts off {id}, which no quorum of others holds", node + 1));
             }
         }
     }
@@ -277,6 +333,9 @@ impl Checker {
         let (last, previous) = seen.log.last().map_or((LogId::ZERO, 0), |l| (l.entry.id, l.chain));
         let chain = entry_hash(previous, entry);
         seen.log.push(Linked { entry: entry.clone(), chain });
+        if matches!(entry.payload, Payload::Membership(_)) {
+            seen.memberships.push(seen.log.len() - 1);
+        }
         let contiguous = entry.id.index == last.index.next() && entry.id.term >= last.term;
         let known = *self.chains.entry(entry.id).or_insert(chain);
         if !contiguous {
@@ -317,6 +376,7 @@ impl Checker {
         self.nodes[node].applied = shown.last_applied;
         self.nodes[node].term = shown.term;
         self.nodes[node].role = Some(shown.role);
+        self.nodes[node].in_force_before = None;
         let last = self.nodes[node].log.last().map_or(LogId::ZERO, |l| l.entry.id);
         if last_log.is_some_and(|shown| shown != last) {
             self.fail(format!("node {} shows last log {last_log:?}, its writes say {last}", node + 1));
@@ -416,14 +476,19 @@ impl Checker {
         }
         for at in known..upto {
             let Linked { entry, chain } = self.nodes[node].log[at].clone();
+            self.roster.commit(&entry);
             self.committed.push(Committed { id: entry.id, chain, entry: entry.clone(), known_in: view.term });
             self.fresh.push(entry);
         }
         if upto > known {
             let id = self.committed[upto - 1].id;
-            let holders = nodes.iter().filter(|n| n.disk.holds(id)).count();
-            if holders < self.quorum {
-                self.fail(format!("I6: {id} is committed and durable on {holders} of {} nodes", nodes.len()));
+            // Who commits first leads, and counts in the membership that it has in force: the last in its
+            // log, or the one before this turn.
+            let holds = |n: NodeId| nodes[n.0 as usize - 1].holds(id);
+            let in_force = self.in_force(node);
+            let before = self.nodes[node].in_force_before.as_ref().unwrap_or(in_force);
+            if !is_quorum(in_force, holds) && !is_quorum(before, holds) {
+                self.fail(format!("I6: {id} is committed and durable on no quorum of {in_force:?}"));
             }
             self.check_leaders_ahead(view.term);
         }
@@ -445,7 +510,7 @@ impl Checker {
         let term = message.term;
         let durable_term = hard.current_term >= term;
         let own = NodeId(node as u64 + 1);
-        if message.from != own || message.life != disk.life() {
+        if message.from != own || message.life != disk.named_life() {
             self.fail(format!("node {own} sends in another's name or life: {message:?}"));
         }
         match &message.body {
@@ -457,14 +522,14 @@ impl Checker {
                         "I7: {own} asks for votes it has not made durable: {hard:?} {message:?}"
                     ));
                 }
-                self.check_vote(node, term, own);
+                self.check_vote(node, message.life.incarnation, term, own);
             }
             Body::RequestVoteResponse(answer) if answer.vote_granted && !answer.ballot.pre_vote => {
                 let voted = hard.current_term > term || hard.voted_for == Some(message.to);
                 if !durable_term || !voted {
                     self.fail(format!("I7: {own} grants a vote that is not durable: {hard:?} {message:?}"));
                 }
-                self.check_vote(node, term, message.to);
+                self.check_vote(node, message.life.incarnation, term, message.to);
             }
             Body::AppendEntries(_) if !durable_term || self.leader_of(term) != Some(node) => {
                 self.fail(format!("I7: {own} appends in term {term} which it did not win durably"));
@@ -482,9 +547,9 @@ impl Checker {
         }
     }
 
-    /// One vote per term, over all lives of a node: judged by what left the node.
-    fn check_vote(&mut self, node: usize, term: Term, candidate: NodeId) {
-        let known = *self.votes.entry((node, term)).or_insert(candidate);
+    /// One vote per term, over all lives of a data directory: judged by what left the node.
+    fn check_vote(&mut self, node: usize, incarnation: u64, term: Term, candidate: NodeId) {
+        let known = *self.votes.entry((incarnation, term)).or_insert(candidate);
         if known != candidate {
             self.fail(format!("node {} votes for {known} and for {candidate} in term {term}", node + 1));
         }

@@ -4,7 +4,7 @@
 use termgate::driver::cycle::Answered;
 use termgate::driver::handle::Refused;
 use termgate::ids::{LogIndex, NodeId, Term, Ticket};
-use termgate::raft::effect::{Input, TransferRefusal};
+use termgate::raft::effect::{Change, Input, TransferRefusal};
 use termgate::registry::command::{Condition, Op};
 
 use crate::clock::{MS, True};
@@ -35,6 +35,8 @@ pub enum Request {
     LeaseRead { key: &'static str, floor: Floor },
     /// Move leadership.
     Transfer { to: Option<NodeId> },
+    /// Change the membership.
+    Reconfigure { change: Change },
 }
 
 /// What was seen in the state machine.
@@ -86,6 +88,8 @@ pub enum Waiter {
     Read { key: &'static str, floor: Floor },
     /// A transfer.
     Transfer,
+    /// A change of the membership.
+    Reconfigure(Change),
 }
 
 impl World {
@@ -216,7 +220,8 @@ impl World {
         self.arrive(node, Request::Transfer { to });
     }
 
-    fn arrive(&mut self, node: usize, request: Request) {
+    /// A request is on its way to `node`.
+    pub fn arrive(&mut self, node: usize, request: Request) {
         let delay = self.chances.client.range(0, MS);
         self.schedule(delay, Event::Client(Box::new(ClientEvent::Arrive { node, request })));
     }
@@ -243,6 +248,7 @@ impl World {
                     self.turn(node, Input::Transfer { ticket, to });
                 }
             }
+            Request::Reconfigure { change } => self.take_change(node, change),
         }
     }
 
@@ -295,6 +301,7 @@ impl World {
             Waiter::Write(id) => self.on_write_answer(id, &answered),
             Waiter::Read { key, floor } => self.on_read_answer(node, key, floor, &answered),
             Waiter::Transfer => self.on_transfer_answer(&answered),
+            Waiter::Reconfigure(change) => self.on_reconfigure_answer(&change, &answered),
         }
     }
 

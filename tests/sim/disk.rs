@@ -27,6 +27,8 @@ pub struct Disk {
     durable: Durable,
     queue: VecDeque<Persist>,
     in_fsync: usize,
+    /// Starts of the node from disks that it had before: to tell its processes apart.
+    pub earlier_starts: u64,
     /// Counts fsyncs.
     fsync: u64,
     /// The longest promise that any life so far may have given; stored at each start.
@@ -49,6 +51,7 @@ impl Disk {
             durable: Durable { membership, ..Durable::default() },
             queue: VecDeque::new(),
             in_fsync: 0,
+            earlier_starts: 0,
             fsync: 0,
             promised: Duration::ZERO,
             contents: BTreeMap::new(),
@@ -176,8 +179,13 @@ impl Disk {
         self.durable.hard_state
     }
 
-    /// This life.
+    /// This life; its number is of all starts of the node.
     pub const fn life(&self) -> Life {
+        Life { incarnation: self.life.incarnation, boot: self.earlier_starts + self.life.boot }
+    }
+
+    /// This life, as the node itself names it.
+    pub const fn named_life(&self) -> Life {
         self.life
     }
 
@@ -197,6 +205,16 @@ impl Disk {
             return id.index < self.durable.base.index || id == self.durable.base;
         }
         self.entry(id.index).is_some_and(|entry| entry.id == id)
+    }
+
+    /// Whether an incarnation of `member` stands here.
+    pub fn has_pinned(&self, member: NodeId) -> bool {
+        self.durable.pinned.contains_key(&member)
+    }
+
+    /// What a disk that is gone had given its word for.
+    pub fn retired(self) -> Self {
+        Self { flash: None, queue: VecDeque::new(), contents: BTreeMap::new(), incoming: None, ..self }
     }
 
     fn entry(&self, index: LogIndex) -> Option<&Entry> {

@@ -3,7 +3,7 @@
 
 use ring::digest::{SHA256, digest};
 use termgate::driver::cycle::{SnapshotDone, SnapshotWork};
-use termgate::raft::effect::SnapshotInput;
+use termgate::raft::effect::{RoleKind, SnapshotInput};
 use termgate::raft::entry::{Snapshot, SnapshotId};
 use termgate::raft::message::SnapshotChunk;
 use termgate::raft::view::View;
@@ -64,9 +64,11 @@ impl World {
             Some(SnapshotDone::Fetched { id, .. }) => {
                 let view = self.nodes[node].process.as_ref().map(|process| process.cycle.view());
                 let raced =
-                    |view: View| view.commit_index < id.last.index && id.last.index < view.last_log.index;
-                self.stats.mattered(Class::PlaySnapshotRace, view.is_some_and(raced));
+                    |view: &View| view.commit_index < id.last.index && id.last.index < view.last_log.index;
+                self.stats.mattered(Class::PlaySnapshotRace, view.as_ref().is_some_and(raced));
                 self.stats.add(Stat::SnapshotsFetched);
+                let learns = view.as_ref().is_some_and(|view| view.role == RoleKind::Learner);
+                self.stats.add_many(Stat::LearnersBySnapshot, u64::from(learns));
                 let again = std::mem::take(&mut self.nodes[node].was_damaged);
                 self.stats.mattered(Class::SnapshotDamage, again);
             }

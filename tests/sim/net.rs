@@ -83,6 +83,11 @@ impl Net {
         self.cut[self.link(from, to)]
     }
 
+    /// Whether any link is cut.
+    pub fn has_cuts(&self) -> bool {
+        self.cut.contains(&true)
+    }
+
     /// Mends every link.
     pub fn mend(&mut self) {
         self.cut.fill(false);

@@ -242,6 +242,12 @@ pub struct Params {
     /// Whether clocks stay within the configured bound. If not, lease reads may be stale; nothing
     /// else may be wrong.
     pub clocks_in_bound: bool,
+    /// How many of them are voters when the world begins; the others know nobody.
+    pub voters: usize,
+    /// How often somebody wants the membership changed; zero: never.
+    pub operator_gap: u64,
+    /// How often it gives a machine an empty disk instead, per million.
+    pub wipe_ppm: u32,
     /// The network.
     pub net: NetParams,
     /// How the medium below the real store misbehaves, when that is part of the world.
@@ -287,7 +293,10 @@ impl Params {
     /// The world of `seed`.
     pub fn draw(seed: u64) -> Self {
         let rng = &mut Rng::stream(seed, 1);
-        let nodes = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 7]);
+        let voters = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 7]);
+        let others = &mut Rng::stream(seed, 9);
+        let changes = others.chance(330_000);
+        let nodes = voters + if changes { others.range(0, 2) } else { 0 };
         let heartbeat = rng.pick(&HEARTBEATS) * MS;
         let drift_ppm = rng.pick(&[1_000, 1_000, 20_000, 100_000, 200_000]);
         let configs = configs(rng, nodes, heartbeat, drift_ppm);
@@ -298,8 +307,13 @@ impl Params {
             _ => drift_ppm as i32,
         };
         let election = configs[0].election_timeout_max.as_nanos() as u64;
+        let operator_gap = if changes { others.log_range(election / 8, election * 8) } else { 0 };
+        let wipe_ppm = sometimes(others, |r| r.log_range(20_000, 300_000)) as u32;
         let (faults, clients) = (faults(rng, election), clients(rng, heartbeat, election));
         Self {
+            voters: voters as usize,
+            operator_gap,
+            wipe_ppm,
             real_drift_ppm: if clocks_in_bound { real } else { (drift_ppm * 10).min(800_000) as i32 },
             clocks_in_bound,
             net: NetParams::draw(rng, heartbeat, configs[0].election_timeout_min.as_nanos() as u64),
@@ -328,6 +342,9 @@ impl Params {
         let election = configs[0].election_timeout_min.as_nanos() as u64;
         let heartbeat = configs[0].heartbeat_interval.as_nanos() as u64;
         Self {
+            voters: configs.len(),
+            operator_gap: 0,
+            wipe_ppm: 0,
             real_drift_ppm: configs[0].clock_drift_ppm as i32,
             clocks_in_bound: true,
             net: NetParams::calm(heartbeat, election),

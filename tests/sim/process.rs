@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use termgate::driver::cycle::Cycle;
 use termgate::fencing::leadership::Leadership;
-use termgate::ids::{IoSeq, Life, LogIndex, Term, Ticket};
+use termgate::ids::{IoSeq, Life, LogId, LogIndex, Term, Ticket};
 use termgate::raft::config::Config;
 use termgate::raft::effect::{Input, RoleKind};
 use termgate::raft::entry::Durable;
@@ -53,6 +53,14 @@ pub struct SimNode {
     pub version: u8,
     /// Steps of snapshots' installations at each of which it may crash.
     pub doomed_steps: u32,
+    /// It got an empty disk and takes part again only when it is added with that.
+    pub is_stranger: bool,
+    /// Whether it ever got one.
+    pub was_wiped: bool,
+    /// Whether it was a member, or was to be one.
+    pub was_member: bool,
+    /// The disks that were taken away.
+    pub former: Vec<Disk>,
     /// How its last process ended, until the next one has read the disk.
     pub crashed: Crash,
     /// Whether its last start was cut short.
@@ -128,6 +136,10 @@ impl SimNode {
             clock_stopped: false,
             version: VERSION,
             doomed_steps: 0,
+            is_stranger: false,
+            was_wiped: false,
+            was_member: false,
+            former: Vec::new(),
             crashed: Crash::Idle,
             cut_in_start: false,
             is_rotten: false,
@@ -162,6 +174,12 @@ impl SimNode {
     pub fn longest_without_quorum(&self, drift_ppm: i32) -> True {
         let timeout = self.config.election_timeout_max.as_nanos() as u64;
         timeout * 1_000_000 / (1_000_000 - drift_ppm as u64) + 10 * MS
+    }
+
+    /// Whether it holds an entry durably, or did when its disk was taken away: from then on it has no vote
+    /// under that name, so that nobody can be elected who would not have had to ask it.
+    pub fn holds(&self, id: LogId) -> bool {
+        self.disk.holds(id) || self.former.iter().any(|disk| disk.holds(id))
     }
 
     /// The token that the edges of this node may stamp at true time `now`.
@@ -231,6 +249,7 @@ impl World {
             NoStart::Damaged => {
                 self.nodes[node].is_lost = true;
                 self.stats.mattered(Class::Rot, true);
+                self.replace_if_lost(node);
             }
             NoStart::PowerCut | NoStart::Full => {
                 let cut = matches!(no_start, NoStart::PowerCut);
@@ -291,6 +310,7 @@ impl World {
         let (kept, lost, how) =
             self.nodes[node].disk.crash(&mut self.chances.disk, |w| checker.on_durable(node, w));
         self.count_crash(node, how);
+        self.count_interrupted(node, &process.leadership);
         self.checker.on_crash(node);
         self.trace.line(self.now, Some(node), || format!("CRASH, {kept} queued writes kept, {lost} lost"));
         self.stats.add_many(Stat::WritesLost, lost as u64);
@@ -312,8 +332,7 @@ impl World {
         }
         self.nodes[node].crashed = how;
         let rot = self.params.store.as_ref().map_or(0, |store| store.rot_ppm);
-        let fit = |n: &&SimNode| !n.is_lost && !n.is_rotten;
-        let spare = self.nodes.iter().filter(fit).count() > self.nodes.len() / 2 + 1;
+        let spare = self.can_spare(node);
         if spare && !self.calm && !self.nodes[node].is_rotten && self.chances.disk.chance(rot) {
             self.nodes[node].is_rotten = true;
             self.stats.fired(Class::Rot);

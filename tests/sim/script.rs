@@ -44,6 +44,8 @@ pub enum Kind {
     Snapshot,
     /// Entries arrive while a snapshot that ends among them is fetched.
     SnapshotRace,
+    /// The leader is lost in the midst of a membership change.
+    Reconfigure,
 }
 
 const KINDS: [Kind; 22] = [
@@ -85,6 +87,7 @@ const fn moves_leadership(kind: Kind) -> Option<Class> {
         Kind::LateTransfer => Class::PlayLateTransfer,
         Kind::MuteLease => Class::PlayMuteLease,
         Kind::FullDisk => Class::PlayFullDisk,
+        Kind::Reconfigure => Class::PlayReconfigure,
         Kind::LateAnswer | Kind::Flap | Kind::Snapshot | Kind::SnapshotRace => return None,
     })
 }
@@ -112,7 +115,8 @@ impl World {
         }
         let election = self.election();
         let wait = self.chances.nemesis.range(election, 4 * election);
-        let kind = self.chances.nemesis.pick(&KINDS);
+        let changes = self.params.operator_gap > 0 && self.chances.nemesis.chance(250_000);
+        let kind = if changes { Kind::Reconfigure } else { self.chances.nemesis.pick(&KINDS) };
         let play = Play { kind, act: 0, again: false, term: Term::ZERO, leader: 0, voters: Vec::new() };
         self.schedule(wait, Event::Script(Box::new(play)));
     }
@@ -139,6 +143,7 @@ impl World {
             Kind::FullDisk => self.play_full_disk(&mut play),
             Kind::Snapshot => self.play_snapshot(&mut play),
             Kind::SnapshotRace => self.play_snapshot_race(&mut play),
+            Kind::Reconfigure => self.play_reconfigure(&mut play),
         };
         if let (None, Some(class)) = (wait, moves_leadership(play.kind)) {
             let moved = play.act > 0 && self.checker.leader_count().1 > play.term;

@@ -200,6 +200,7 @@ impl World {
         let patience = self.nodes[node].longest_without_quorum(self.params.real_drift_ppm);
         self.checker.check_replaced(node, self.now, self.nodes[node].ran_since, patience);
         for entry in self.checker.take_fresh() {
+            self.on_committed(&entry);
             let verdict = self.oracle.commit(&entry);
             self.judge(verdict);
         }
@@ -320,15 +321,22 @@ impl World {
             CoreEvent::VoteRefused { refusal: VoteRefusal::Promised, .. } => Stat::VotesRefusedPromise,
             CoreEvent::VoteRefused { refusal: VoteRefusal::LogBehind, .. } => Stat::VotesRefusedLog,
             CoreEvent::Dropped { reason, .. } => {
-                if matches!(reason, DropReason::Malformed | DropReason::Misaddressed | DropReason::NotAMember)
-                {
+                let strange = *reason == DropReason::NotAMember && self.params.operator_gap == 0;
+                if strange || matches!(reason, DropReason::Malformed | DropReason::Misaddressed) {
                     self.checker.fail(format!("node {} drops an honest message: {event:?}", node + 1));
                 }
                 Stat::MessagesStale
             }
             CoreEvent::Disowned { by } => {
-                self.checker.fail(format!("node {by} disowns node {}; no disk was replaced", node + 1));
-                return;
+                if !self.nodes[node].was_wiped {
+                    self.checker.fail(format!("node {by} disowns node {}; no disk was replaced", node + 1));
+                }
+                return self.end_as_a_stranger(node);
+            }
+            CoreEvent::Removed { at } => return self.end_as_removed(node, *at),
+            // What it is told that it had, another disk had.
+            CoreEvent::LostData { .. } if self.nodes[node].is_stranger => {
+                return self.end_as_a_stranger(node);
             }
             CoreEvent::LostData { claimed } => {
                 self.checker.fail(format!("node {} says it lost {claimed}; no disk lost anything", node + 1));

@@ -2,11 +2,12 @@
 //! compared entry by entry, with no hash, no increment and no memory of earlier checks in between. It
 //! is slow, and it would notice a mistake in the quick forms of `check`.
 
-use termgate::ids::LogIndex;
+use termgate::ids::{LogIndex, NodeId};
 use termgate::raft::entry::Entry;
 
 use crate::clients::KEYS;
 use crate::process::SimNode;
+use crate::roster::is_majority;
 use crate::stats::Stat;
 use crate::world::World;
 
@@ -67,13 +68,15 @@ impl World {
     fn compare_quorums(&self) -> Result<(), String> {
         let behind = self.nodes.iter().map(|n| n.disk.base().index).min().unwrap_or_default();
         for committed in self.checker.committed_after(behind) {
-            let holds = |n: &&SimNode| {
-                let own = entry(n, committed.id.index.0);
-                own.map_or_else(|| n.disk.holds(committed.id), |own| own == committed)
+            let holds = |n: NodeId| {
+                let it = &self.nodes[n.0 as usize - 1];
+                let own = entry(it, committed.id.index.0);
+                own.map_or_else(|| it.holds(committed.id), |own| own == committed)
             };
-            let holders = self.nodes.iter().filter(holds).count();
-            if 2 * holders <= self.nodes.len() {
-                return Err(format!("I6: {} was committed and is durable on {holders} nodes", committed.id));
+            // What was committed under a membership that is being left needs only the new majority now.
+            let voters = &self.checker.roster.latest().voters;
+            if !is_majority(voters, holds) {
+                return Err(format!("I6: {} was committed; no majority of {voters:?} has it", committed.id));
             }
         }
         Ok(())

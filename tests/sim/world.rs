@@ -62,6 +62,8 @@ pub enum Event {
     NextFault,
     /// A fault ends, or goes on.
     Fault(Fault),
+    /// The operator wants the membership changed.
+    Operator,
     /// The next act of a script.
     Script(Box<Play>),
 }
@@ -180,20 +182,24 @@ impl World {
     /// A world with these parameters; the seed decides everything else.
     pub fn with(params: Params, seed: u64, traced: bool) -> Self {
         let count = params.configs.len();
-        let membership = Membership::of_voters((1..=count as u64).map(NodeId));
+        let initial = Membership::of_voters((1..=params.voters as u64).map(NodeId));
         let mut clocks = Rng::stream(seed, 2);
         let mut nodes = Vec::new();
         for (index, config) in params.configs.iter().enumerate() {
             let clock = Clock::new(&mut clocks, 0);
-            let disk = Disk::new(config.id, clocks.draw(), membership.clone(), params.store.clone());
-            nodes.push(SimNode::new(index, config.clone(), clock, disk));
+            // Who is to be added knows nobody.
+            let known = if index < params.voters { initial.clone() } else { Membership::default() };
+            let disk = Disk::new(config.id, clocks.draw(), known, params.store.clone());
+            let mut node = SimNode::new(index, config.clone(), clock, disk);
+            node.was_member = index < params.voters;
+            nodes.push(node);
         }
         let mut world = Self {
             now: 0,
             nodes,
             net: Net::new(count, params.net.clone(), Rng::stream(seed, 3)),
             disk_params: params.disk.clone(),
-            checker: Checker::new(count, params.clocks_in_bound),
+            checker: Checker::new(count, initial, params.clocks_in_bound),
             limits: Limits::new(count),
             oracle: Oracle::default(),
             history: History::default(),
@@ -232,6 +238,9 @@ impl World {
         }
         self.schedule(0, Event::Client(Box::new(ClientEvent::Next)));
         self.schedule(params.faults.mean_gap, Event::NextFault);
+        if params.operator_gap > 0 {
+            self.schedule(params.operator_gap, Event::Operator);
+        }
         self.begin_script();
         self.begin_fencing();
     }
@@ -285,6 +294,7 @@ impl World {
             Event::NextFault => self.next_fault(),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Script(play) => self.on_script(*play),
+            Event::Operator => self.on_operator(),
         }
     }
 
