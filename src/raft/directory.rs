@@ -33,7 +33,7 @@ impl Core {
     }
 
     fn shares_its_name(&self) -> bool {
-        self.pinned.contains_key(&self.id())
+        self.pinned.get(&self.id()).is_some_and(|first| *first != self.life.incarnation)
     }
 
     pub fn has_been_named(&self) -> bool {
