@@ -190,10 +190,11 @@ impl Core {
     }
 
     /// MC-8: whether this node may ask for votes. Also one that the membership in force leaves out, until
-    /// that is committed: its log may be the only one that can win (M5).
+    /// that is committed: its log may be the only one that can win (M5). After a start it is not known how far
+    /// the log is committed, so each membership from there on may be the one that is agreed upon.
     pub fn may_campaign(&self) -> bool {
-        let agreed = self.log.membership_at(self.commit_index);
-        self.is_voter() || (!self.is_settled() && self.has_a_vote_in(agreed))
+        let had_a_vote = || self.log.memberships_since(self.commit_index).any(|m| self.has_a_vote_in(m));
+        self.is_voter() || (!self.is_settled() && had_a_vote())
     }
 
     /// MC-7: nobody leads this node, and the membership that it knows to be committed does not name it, as an

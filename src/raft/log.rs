@@ -129,6 +129,12 @@ impl Log {
         &self.memberships[known.max(1) - 1].1
     }
 
+    /// That one, and all after it.
+    pub fn memberships_since(&self, index: LogIndex) -> impl Iterator<Item = &Membership> {
+        let known = self.memberships.partition_point(|(at, _)| *at <= index);
+        self.memberships.iter().skip(known.max(1) - 1).map(|(_, membership)| membership)
+    }
+
     /// Cuts the log before `from`, if given, and appends `entries`; `io` is the write that makes
     /// it durable. Memberships in the cut part are forgotten with it (C13).
     pub fn splice(&mut self, from: Option<LogIndex>, entries: &[Entry], io: IoSeq) {
