@@ -294,7 +294,7 @@ impl Params {
     pub fn draw(seed: u64) -> Self {
         let rng = &mut Rng::stream(seed, 1);
         let voters = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 1, 2, 7]);
-        let others = &mut Rng::stream(seed, 9);
+        let others = &mut Rng::stream(seed, 11);
         let changes = others.chance(330_000);
         let nodes = voters + if changes { others.range(0, 2) } else { 0 };
         let heartbeat = rng.pick(&HEARTBEATS) * MS;
