@@ -106,7 +106,8 @@ impl World {
         let mut voters: BTreeSet<NodeId> = now.voters.difference(&gone(&change)).copied().collect();
         voters.extend(&change.promote);
         let is_fit = |id: NodeId| self.nodes[position(id)].has_its_disk();
-        if voters != now.voters && !(is_majority(&voters, is_fit) && is_majority(&now.voters, is_fit)) {
+        let stands = is_majority(&now.voters, is_fit) && is_majority(&voters, is_fit);
+        if voters != now.voters && !voters.is_empty() && !stands {
             return;
         }
         if let Some(ticket) = self.register(node, Waiter::Reconfigure(change.clone())) {
