@@ -19,6 +19,9 @@ use crate::stats::{Class, Stat};
 use crate::truth::Truth;
 use crate::world::{Event, World};
 
+/// Answers to raises and looks that come when nobody may wait for them any more, per million.
+const LATE_ANSWERS_PPM: u32 = 100_000;
+
 /// A write on its way, as the backend sees it, and where its answer goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamped {
@@ -309,7 +312,9 @@ impl World {
     }
 
     fn answer_call(&mut self, node: usize, boot: u64, number: u64, term: Term, ended: Ended) {
-        let delay = self.way();
+        let late = !self.calm && self.backend.rng.chance(LATE_ANSWERS_PPM);
+        let most = if late { self.patience_with_verifier() } else { 0 };
+        let delay = self.way() + self.backend.rng.range(0, most);
         self.at_backend(delay, BackendEvent::Called { node, boot, number, term, ended });
     }
 

@@ -68,7 +68,7 @@ impl World {
 
     fn heal_the_way_to_the_backend(&mut self) {
         if let Some(fenced) = &mut self.params.fenced {
-            (fenced.lost_ppm, fenced.closed_ppm) = (0, 0);
+            (fenced.lost_ppm, fenced.closed_ppm, fenced.keeper_lag) = (0, 0, 0);
         }
     }
 

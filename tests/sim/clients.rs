@@ -137,7 +137,8 @@ impl World {
             1 => self.ask_put(node, true),
             2 => self.ask_read(node),
             3 => self.ask_lease_read(node),
-            _ => self.ask_fenced(node),
+            _ if self.backend.rng.coin() => self.ask_fenced(node),
+            _ => {}
         }
     }
 

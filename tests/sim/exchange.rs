@@ -242,7 +242,7 @@ impl World {
         match passage::conclude(refused, !IS_WRITE, Some(term), leadership.token_at(now)) {
             Concluded::Fenced(term) => {
                 edge.gate.on_refused(term, now);
-                self.turn_gate(node);
+                self.wake_keeper(node);
                 self.end_exchange(node, number, Attempt::NotStarted(NotStarted::Fenced));
             }
             Concluded::NotConfirmed => self.checker.fail("a write is taken for a read"),

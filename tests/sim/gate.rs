@@ -41,6 +41,8 @@ pub struct Edge {
     calls: BTreeSet<u64>,
     /// When the keeper wakes by itself.
     armed: Option<True>,
+    /// Until when its thread does not run: it then finds all that has come at once.
+    asleep_until: True,
     /// What it was last woken for.
     shown: Option<Shown>,
     /// Whether the lease ended while the gate was open.
@@ -58,6 +60,7 @@ impl Edge {
             rounds: Rounds::new(Duration::from_nanos(fenced.look_interval)),
             calls: BTreeSet::new(),
             armed: None,
+            asleep_until: 0,
             shown: None,
             has_lapsed: false,
         })
@@ -91,7 +94,6 @@ impl World {
 
     /// After each turn of the loop: the keeper hears of what it published, and so do requests that wait.
     pub(crate) fn tend_gate(&mut self, node: usize) {
-        let lag = self.params.fenced.as_ref().map_or(0, |fenced| fenced.keeper_lag);
         let Some((edge, leadership, now)) = self.edge(node) else { return };
         let token = leadership.token_at(now);
         let shown = Some((leadership.leader, leadership.term, leadership.role, token));
@@ -102,15 +104,27 @@ impl World {
         let idle = edge.jobs.is_empty() && edge.exchanges.is_empty();
         edge.shown = shown;
         edge.has_lapsed |= token.is_none() && matches!(edge.gate.state(), GateState::Open { .. });
-        if moved && lag > 0 {
-            let boot = self.nodes[node].disk.life().boot;
-            let delay = self.backend.rng.log_range(1, lag);
-            self.at_backend(delay, BackendEvent::Tend { node, boot });
-        } else if moved {
-            self.turn_gate(node);
+        if moved {
+            self.wake_keeper(node);
         }
         if !idle {
             self.stir(node);
+        }
+    }
+
+    /// The keeper of `node`'s gate has something to see, at once or when its thread runs again.
+    pub(crate) fn wake_keeper(&mut self, node: usize) {
+        let lag = self.params.fenced.as_ref().map_or(0, |fenced| fenced.keeper_lag);
+        if lag == 0 {
+            return self.turn_gate(node);
+        }
+        let (now, boot) = (self.now, self.nodes[node].disk.life().boot);
+        let short = self.backend.rng.coin();
+        let delay = if short { self.backend.rng.log_range(1, lag) } else { self.backend.rng.range(1, lag) };
+        let Some((edge, ..)) = self.edge(node) else { return };
+        if edge.asleep_until <= now {
+            edge.asleep_until = now + delay;
+            self.at_backend(delay, BackendEvent::Tend { node, boot });
         }
     }
 
@@ -121,7 +135,7 @@ impl World {
     }
 
     /// One turn of the gate's keeper.
-    pub(crate) fn turn_gate(&mut self, node: usize) {
+    fn turn_gate(&mut self, node: usize) {
         let Some((edge, leadership, now)) = self.edge(node) else { return };
         let before = edge.gate.state();
         let call = edge.rounds.turn(&mut edge.gate, leadership, now);
@@ -152,8 +166,8 @@ impl World {
     }
 
     /// How long the answer to a call is waited for.
-    pub(crate) const fn patience_with_verifier(&self) -> True {
-        4 * self.params.clients.backend_delay_max + 20 * MS
+    pub(crate) fn patience_with_verifier(&self) -> True {
+        self.params.fenced.as_ref().map_or(0, |fenced| fenced.call_patience)
     }
 
     pub(crate) fn on_called(&mut self, node: usize, boot: u64, number: u64, term: Term, ended: Ended) {
@@ -162,7 +176,12 @@ impl World {
         if !given_up && self.is_away() {
             return;
         }
+        let true_now = self.now;
         let Some((edge, _, now)) = self.edge_of(node, boot) else { return };
+        if edge.asleep_until > true_now {
+            let rest = edge.asleep_until - true_now;
+            return self.at_backend(rest, BackendEvent::Called { node, boot, number, term, ended });
+        }
         if edge.calls.remove(&number) {
             edge.rounds.on_ended(&mut edge.gate, term, ended, now);
             let state = edge.gate.state();
@@ -185,10 +204,13 @@ impl World {
     }
 
     pub(crate) fn on_gate_wake(&mut self, node: usize, boot: u64, at: True) {
+        let now = self.now;
         let Some((edge, ..)) = self.edge_of(node, boot) else { return };
         if edge.armed == Some(at) {
             edge.armed = None;
-            self.turn_gate(node);
+            if edge.asleep_until <= now {
+                self.turn_gate(node);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::clock::True;
 use crate::exchange::Caller;
 use crate::net::{Cargo, Way};
 use crate::oracle::RequestId;
-use crate::request::{Attempt, RequestEvent, Stage, Talk};
+use crate::request::{Attempt, Job, RequestEvent, Stage, Talk};
 use crate::stats::Stat;
 use crate::truth::Told;
 use crate::world::World;
@@ -138,7 +138,7 @@ impl World {
 
     fn is_talking(&mut self, node: usize, boot: u64, id: RequestId, stream: u64) -> bool {
         let Some((edge, ..)) = self.edge_of(node, boot) else { return false };
-        let talk = |job: &crate::request::Job| matches!(&job.stage, Stage::There(t) if t.stream == stream);
+        let talk = |job: &Job| matches!(&job.stage, Stage::There(t) if t.stream == stream);
         edge.jobs.get(&id).is_some_and(talk)
     }
 
@@ -167,7 +167,7 @@ impl World {
     fn on_said(&mut self, stream: Stream, said: Said) {
         let (node, id) = (stream.origin.0, stream.id);
         let Some((edge, _, now)) = self.edge(node) else { return };
-        if let Some(crate::request::Job { stage: Stage::There(talk), .. }) = edge.jobs.get_mut(&id) {
+        if let Some(Job { stage: Stage::There(talk), .. }) = edge.jobs.get_mut(&id) {
             edge.heard = Some((talk.to, now));
             talk.released |= matches!(said, Said::Go);
         }

@@ -174,6 +174,8 @@ pub struct FencedParams {
     pub fresh: u64,
     /// Between two looks at the fence behind an open gate.
     pub look_interval: u64,
+    /// How long the answer to a call to the verifier is waited for; some take that long.
+    pub call_patience: u64,
     /// How much later than the loop a gate's keeper is at most.
     pub keeper_lag: u64,
     /// Connections that were used before, per million, and those of them that the backend has closed.
@@ -199,6 +201,7 @@ impl FencedParams {
             late_answer: election,
             fresh: 10 * MS,
             look_interval: election,
+            call_patience: 20 * MS,
             keeper_lag: 0,
             reused_ppm: 900_000,
             closed_ppm: 0,
@@ -221,13 +224,14 @@ impl FencedParams {
             late_answer: rng.log_range(election / 10, election * 2),
             fresh: rng.pick(&[MS, 10 * MS, election]),
             look_interval: rng.log_range(election / 4, election * 4),
-            keeper_lag: sometimes(rng, |r| r.log_range(MS / 10, election / 2)),
+            call_patience: 4 * clients.backend_delay_max + rng.log_range(20 * MS, election * 10),
+            keeper_lag: sometimes(rng, |r| r.log_range(MS / 10, election * 3)),
             reused_ppm: rng.pick(&[0, 500_000, 900_000]),
             closed_ppm: sometimes(rng, |r| r.range(1_000, 100_000)) as u32,
             lost_ppm: sometimes(rng, |r| r.log_range(1_000, 200_000)) as u32,
             stop_ppm: sometimes(rng, |r| r.log_range(1_000, 50_000)) as u32,
             loss_gap: if rng.chance(300_000) { rng.log_range(election, election * 20) } else { 0 },
-            leave_gap: if rng.chance(300_000) { rng.log_range(election * 2, election * 20) } else { 0 },
+            leave_gap: if rng.chance(200_000) { rng.log_range(election * 4, election * 30) } else { 0 },
         })
     }
 }

@@ -12,7 +12,7 @@ use termgate::proxy::job::NotStarted;
 use termgate::time::Duration;
 
 use crate::clock::{MS, True};
-use crate::exchange::Reply;
+use crate::exchange::{Caller, Reply};
 use crate::gate::Edge;
 use crate::hop::HopMessage;
 use crate::oracle::RequestId;
@@ -192,7 +192,7 @@ impl World {
         match Way::of(said) {
             Some(Way::Local) => {
                 self.set_stage(node, id, Stage::Here);
-                self.take_in(node, crate::exchange::Caller::Here(id));
+                self.take_in(node, Caller::Here(id));
             }
             Some(Way::Remote(to)) => self.forward(node, id, to),
             None if was_held => {}
