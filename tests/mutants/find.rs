@@ -111,12 +111,8 @@ fn search_in_parallel<'a>(mutants: &[&'a Mutant], search: impl Fn(&Mutant) -> Fo
 impl Build {
     /// Copies, rewrites and builds: the simulator and every target that some mutant names.
     fn make(mutants: &[Mutant]) -> Self {
-        let home = target().join("mutants");
-        let (tree, logs) = (home.join("tree"), home.join("logs"));
+        let (tree, logs) = (lay_out(mutants), target().join("mutants/logs"));
         fs::create_dir_all(&logs).expect("target/mutants can be made");
-        fs::create_dir_all(&tree).expect("target/mutants can be made");
-        let overlay = tree::overlay(mutants).expect("every mutant fits the sources");
-        tree::copy(&tree, &overlay).expect("the project can be copied");
         let mut targets: BTreeSet<String> =
             mutants.iter().filter_map(Mutant::named).map(|named| named.target).collect();
         targets.insert("sim".to_owned());
@@ -237,6 +233,15 @@ fn wait_for(mut child: Child) -> Option<ExitStatus> {
     child.kill().expect("a child can be ended");
     child.wait().expect("a child can be waited for");
     None
+}
+
+/// Makes the tree with all the bugs in it, and says where.
+pub fn lay_out(mutants: &[Mutant]) -> PathBuf {
+    let tree = target().join("mutants/tree");
+    fs::create_dir_all(&tree).expect("target/mutants can be made");
+    let overlay = tree::overlay(mutants).expect("every mutant fits the sources");
+    tree::copy(&tree, &overlay).expect("the project can be copied");
+    tree
 }
 
 /// The folder that cargo builds into. The dependencies in it serve the tree too.

@@ -91,6 +91,12 @@ fn every_known_bug_is_found() {
     find::find_all(load());
 }
 
+#[test]
+#[ignore = "only makes the tree, for whoever wants something else of it: `scripts/tla record`"]
+fn lays_the_tree_out() {
+    find::lay_out(&load());
+}
+
 mod samples {
     use super::*;
 
