@@ -217,6 +217,7 @@ impl World {
     }
 
     fn carry_out(&mut self, ticket: Ticket, write: Stamped) {
+        self.tla.write("write", write.number);
         self.backend.running.insert(ticket, write);
         let (takes, epoch) = (self.way(), self.backend.epoch);
         self.at_backend(takes, BackendEvent::Written { ticket, write, epoch });
@@ -251,6 +252,7 @@ impl World {
             return;
         }
         self.trace.line(self.now, None, || format!("backend records {write:?}"));
+        self.tla.write("written", write.number);
         self.stats.add(Stat::GatedWritesAccepted);
         self.check_record(write);
         let verdict = self.backend.truth.recorded(write.id, write.term, write.node);
@@ -305,6 +307,7 @@ impl World {
                     self.stats.add(Stat::RaisesRefused);
                     return self.answer_call(node, boot, number, term, Ended::NotRaised);
                 }
+                self.tla.fence("fence", term);
                 self.backend.waiting.push(Waiting::Node { node, boot, number, term });
                 self.store(term);
             }
@@ -331,6 +334,7 @@ impl World {
         if self.backend.stored.last().is_none_or(|fence| fence.term < term) {
             self.backend.stored.push(Fence { term, raised_by: None });
         }
+        self.tla.fence("stored", term);
         verifier.durable(term);
         self.answer_raises();
     }
@@ -351,6 +355,7 @@ impl World {
                 let again = self.backend.answered < term && term <= self.backend.lost;
                 self.stats.mattered(Class::FenceLoss, again);
                 self.backend.answered = self.backend.answered.max(term);
+                self.tla.fence("raised", term);
             }
             match waiting {
                 Waiting::Node { node, boot, number, term } => {
@@ -368,6 +373,7 @@ impl World {
     fn crash_backend(&mut self) {
         self.stats.fired(Class::BackendCrash);
         self.stats.mattered(Class::BackendCrash, !self.backend.running.is_empty());
+        self.tla.resource_crash();
         self.restart_backend();
     }
 

@@ -168,6 +168,7 @@ impl World {
             self.checker
                 .fail(format!("G2: node {} sends a write of {term}, its token is {token:?}", node + 1));
         }
+        self.tla.stamp(node, now, number);
         let stop = self.params.fenced.as_ref().map_or(0, |fenced| fenced.stop_ppm);
         if !self.calm && self.backend.rng.chance(stop) {
             self.stop_before_the_byte(node, boot, number);

@@ -159,6 +159,9 @@ impl World {
             Call::Raise(term) => (term, Ended::NotRaised),
             Call::Look(term) => (term, Ended::Seen(None)),
         };
+        if matches!(call, Call::Raise(_)) {
+            self.tla.raise(node, self.nodes[node].clock.at(self.now), term);
+        }
         let delay = self.way();
         self.at_backend(delay, BackendEvent::Call { node, boot, number, call });
         let patience = self.patience_with_verifier();

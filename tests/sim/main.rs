@@ -49,6 +49,7 @@ mod roster;
 mod run;
 mod script;
 mod stats;
+mod tla;
 mod trace;
 mod truth;
 mod turn;

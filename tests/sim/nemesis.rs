@@ -69,6 +69,16 @@ const CLASSES: [fn(&mut World); COUNT] = [
     World::random_backend_away,
 ];
 
+/// For worlds without pauses, stopped clocks and transfers.
+pub fn leave_out_stops_and_transfers(weights: &mut [u32; COUNT]) {
+    let left_out = [World::random_pause, World::random_suspend, World::random_transfer];
+    for (weight, class) in weights.iter_mut().zip(CLASSES) {
+        if left_out.iter().any(|out: &fn(&mut World)| std::ptr::fn_addr_eq(*out, class)) {
+            *weight = 0;
+        }
+    }
+}
+
 impl World {
     /// How long an election takes at least, in nanoseconds.
     pub fn election(&self) -> True {

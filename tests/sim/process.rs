@@ -220,6 +220,7 @@ impl World {
         });
         it.ran_since = self.now;
         self.checker.on_boot(node, &it.disk);
+        self.tla.start(node, now, &it.disk);
         self.trace
             .line(self.now, Some(node), || format!("starts, life {}, log {}", life.boot, it.disk.last()));
         self.turn(node, Input::Timeout);
@@ -312,6 +313,7 @@ impl World {
         self.count_crash(node, how);
         self.count_interrupted(node, &process.leadership);
         self.checker.on_crash(node);
+        self.tla.durable("crash", node, &self.nodes[node].disk);
         self.trace.line(self.now, Some(node), || format!("CRASH, {kept} queued writes kept, {lost} lost"));
         self.stats.add_many(Stat::WritesLost, lost as u64);
         self.stats.add_many(Stat::WritesTorn, u64::from(kept > 0 && lost > 0));
@@ -424,6 +426,7 @@ impl World {
         }
         let checker = &mut self.checker;
         let done = self.nodes[node].disk.end_fsync(|write| checker.on_durable(node, write));
+        self.tla.durable("flush", node, &self.nodes[node].disk);
         self.start_fsync(node);
         if let Some(io) = done {
             self.happen(Event::Persisted { node, boot, io });

@@ -151,6 +151,9 @@ impl World {
         let it = &mut self.nodes[node];
         let now = it.clock.at(self.now);
         let Some(process) = &mut it.process else { return };
+        if let Turn::Input(Input::Receive(message)) = &turn {
+            self.tla.got(node, message);
+        }
         self.stats.add(Stat::Steps);
         match turn {
             Turn::Input(input) => process.cycle.feed(now, input),
@@ -168,6 +171,10 @@ impl World {
             if let CoreEvent::RoleChanged { role: RoleKind::Leader, term, .. } = event {
                 self.checker.on_elected(node, *term, self.now);
             }
+        }
+        if let Some(process) = self.nodes[node].process.as_ref().filter(|_| self.tla.is_wanted()) {
+            let now = self.nodes[node].clock.at(self.now);
+            self.tla.step(node, now, &output.persist, &output.send, &process.cycle.view());
         }
         self.publish(node, !output.persist.is_empty());
         self.persist(node, output.persist);

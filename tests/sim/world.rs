@@ -27,6 +27,7 @@ use crate::request::RequestEvent;
 use crate::rng::{Rng, mix};
 use crate::script::Play;
 use crate::stats::{Stat, Stats};
+use crate::tla::Recorder;
 use crate::trace::Trace;
 use crate::whole;
 
@@ -157,6 +158,8 @@ pub struct World {
     pub stats: Stats,
     /// The trace.
     pub trace: Trace,
+    /// The trace for TLC.
+    pub tla: Recorder,
     /// The streams of chance.
     pub chances: Chances,
     /// Whether the storm is over.
@@ -207,6 +210,7 @@ impl World {
             nemesis: Nemesis::default(),
             stats: Stats::new(),
             trace: Trace::new(traced),
+            tla: Recorder::new(traced, count),
             chances: Chances {
                 node: Rng::stream(seed, 4),
                 disk: Rng::stream(seed, 5),
