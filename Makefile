@@ -11,7 +11,7 @@ FAULT ?=
 ONLY ?=
 COMMANDS ?= 10000000
 
-.PHONY: help tools fmt lint unit seeds test sim model mutants chaos lin geo long-run bench-failover bench-registry bench-proxy fuzz fuzz-keep deny
+.PHONY: help tools fmt lint unit seeds test sim model tla mutants chaos lin geo long-run bench-failover bench-registry bench-proxy fuzz fuzz-keep deny
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-34s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ sim: ## SEEDS=1..20001     the simulator over these seeds
 
 model: ## BOUND=                 every state of the core within bounds, to the fixpoint
 	BOUND="$(BOUND)" cargo test --locked --release --test exhaustive every_bound_reaches_its_fixpoint -- --ignored --nocapture
+
+tla: ## SEEDS=1..51              the specification under TLC, which it installs, and traces of the simulator against it
+	@SEEDS=$(if $(filter file,$(origin SEEDS)),,$(SEEDS)) scripts/tla
 
 mutants: ## ONLY=M08a,N2a       known bugs, put back one at a time: is each found?
 	ONLY=$(ONLY) cargo test --locked --test mutants every_known_bug_is_found -- --ignored --nocapture
