@@ -36,7 +36,7 @@ pub enum Request {
     /// Move leadership.
     Transfer { to: Option<NodeId> },
     /// Change the membership.
-    Reconfigure { change: Change },
+    Reconfigure { change: Box<Change> },
 }
 
 /// What was seen in the state machine.
@@ -89,7 +89,7 @@ pub enum Waiter {
     /// A transfer.
     Transfer,
     /// A change of the membership.
-    Reconfigure(Change),
+    Reconfigure(Box<Change>),
 }
 
 impl World {
@@ -249,7 +249,7 @@ impl World {
                     self.turn(node, Input::Transfer { ticket, to });
                 }
             }
-            Request::Reconfigure { change } => self.take_change(node, change),
+            Request::Reconfigure { change } => self.take_change(node, *change),
         }
     }
 

@@ -34,7 +34,7 @@ impl World {
             self.random_wipe();
         } else if let Some(change) = self.some_change(node) {
             self.stats.fired(Class::Reconfigure);
-            self.arrive(node, Request::Reconfigure { change });
+            self.arrive(node, Request::Reconfigure { change: Box::new(change) });
         }
         let gap = self.params.operator_gap;
         let gap = self.chances.nemesis.range(gap / 10, gap * 2);
@@ -110,7 +110,7 @@ impl World {
         if voters != now.voters && !voters.is_empty() && !stands {
             return;
         }
-        if let Some(ticket) = self.register(node, Waiter::Reconfigure(change.clone())) {
+        if let Some(ticket) = self.register(node, Waiter::Reconfigure(Box::new(change.clone()))) {
             self.turn(node, Input::Reconfigure { ticket, change });
         }
     }
@@ -123,7 +123,7 @@ impl World {
         }
         self.stats.add(Stat::ReconfiguresRepeated);
         let node = hint.map_or_else(|| self.someone(), position);
-        self.arrive(node, Request::Reconfigure { change: change.clone() });
+        self.arrive(node, Request::Reconfigure { change: Box::new(change.clone()) });
     }
 
     /// A change that was answered as complete is committed, and is what was asked for.
@@ -274,7 +274,7 @@ impl World {
                 self.stats.fired(Class::PlayReconfigure);
                 self.stats.fired(Class::Reconfigure);
                 self.take_the_links();
-                self.on_request(play.leader, Request::Reconfigure { change });
+                self.on_request(play.leader, Request::Reconfigure { change: Box::new(change) });
                 Some(self.part(hb, 0, 60))
             }
             1 => {

@@ -66,15 +66,15 @@ impl World {
 
     /// I6: whatever was ever committed is durable on a quorum of the disks, as it was committed.
     fn compare_quorums(&self) -> Result<(), String> {
-        let behind = self.nodes.iter().map(|n| n.disk.base().index).min().unwrap_or_default();
-        for committed in self.checker.committed_after(behind) {
+        // What was committed under a membership that is being left needs only the new majority now.
+        let voters = &self.checker.roster.latest().voters;
+        let bases = voters.iter().map(|id| self.nodes[id.0 as usize - 1].disk.base().index);
+        for committed in self.checker.committed_after(bases.min().unwrap_or_default()) {
             let holds = |n: NodeId| {
                 let it = &self.nodes[n.0 as usize - 1];
                 let own = entry(it, committed.id.index.0);
                 own.map_or_else(|| it.holds(committed.id), |own| own == committed)
             };
-            // What was committed under a membership that is being left needs only the new majority now.
-            let voters = &self.checker.roster.latest().voters;
             if !is_majority(voters, holds) {
                 return Err(format!("I6: {} was committed; no majority of {voters:?} has it", committed.id));
             }
