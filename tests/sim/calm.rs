@@ -227,6 +227,10 @@ impl World {
 
     fn has_one_leader(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
+        // M5: who has no vote hands over.
+        if !self.checker.roster.latest().is_voter(self.nodes[leader].config.id) {
+            return false;
+        }
         let term = self.nodes[leader].term();
         let follow = |p: &crate::process::Process| p.leadership.term == term && p.leadership.leader.is_some();
         self.has_a_leader()

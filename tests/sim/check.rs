@@ -373,6 +373,7 @@ impl Checker {
             self.nodes[node].commit = shown.commit_index;
             self.check_commit(node, shown, nodes);
         }
+        self.check_change(node, shown);
         self.nodes[node].applied = shown.last_applied;
         self.nodes[node].term = shown.term;
         self.nodes[node].role = Some(shown.role);
@@ -391,6 +392,24 @@ impl Checker {
         }
         let uncommitted = &log[log.len().min(commit.0 as usize)..];
         uncommitted.iter().rev().take_while(|l| l.entry.id.term == *term).count() as u64
+    }
+
+    /// MC-1: a leader changes the membership only when an entry of its own term is committed.
+    fn check_change(&mut self, node: usize, shown: &Leadership) {
+        let seen = &self.nodes[node];
+        if seen.in_force_before.is_none() || shown.role != RoleKind::Leader {
+            return;
+        }
+        let terms = seen.log.iter().map(|linked| linked.entry.id.term);
+        let own = terms.rev().take_while(|term| *term == shown.term).count();
+        let before = seen.log.len() - own;
+        let changed = seen.memberships.last().is_some_and(|last| *last >= before);
+        if changed && shown.commit_index.0 <= before as u64 {
+            self.fail(format!(
+                "MC-1: node {} changes the membership before its term has committed",
+                node + 1
+            ));
+        }
     }
 
     fn check_monotonic(&mut self, node: usize, view: &Leadership) {
