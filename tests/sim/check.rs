@@ -394,10 +394,12 @@ impl Checker {
         uncommitted.iter().rev().take_while(|l| l.entry.id.term == *term).count() as u64
     }
 
-    /// MC-1: a leader changes the membership only when an entry of its own term is committed.
+    /// MC-1: a leader changes the membership only when an entry of its own term is committed. To complete a
+    /// joint one, which is committed itself, is no change (MC-5).
     fn check_change(&mut self, node: usize, shown: &Leadership) {
         let seen = &self.nodes[node];
-        if seen.in_force_before.is_none() || shown.role != RoleKind::Leader {
+        let completes = seen.in_force_before.as_ref().is_none_or(Membership::is_joint);
+        if completes || shown.role != RoleKind::Leader {
             return;
         }
         let terms = seen.log.iter().map(|linked| linked.entry.id.term);
