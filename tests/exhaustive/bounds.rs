@@ -79,6 +79,9 @@ const TRUE_TIME: Time = Time {
     rates: &[[2, 2, 2], [2, 2, 3], [2, 3, 3], [3, 3, 3]],
 };
 
+/// Of these the worst for a lease: the leader's clock is slow, and those of both voters are fast.
+const WORST_TIME: Time = Time { rates: &[[2, 3, 3]], ..TRUE_TIME };
+
 const NO_LOG: &[u64] = &[];
 /// The terms of the entries on a disk, and its current term.
 pub type Start = (&'static [u64], u64);
@@ -114,8 +117,7 @@ const READS: Bound = Bound { entries: 3, writes: 1, reads: 1, questions: 2, led:
 const LEASE: Bound = Bound { time: TRUE_TIME, behind: 1, inflight: 1, led: true, ..BASE };
 const FENCE: Bound =
     Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(Limits { writes: 2, crashes: 0 }), ..BASE };
-const MEMBERSHIP: Bound =
-    Bound { time: OWN_TIME, learners: 2, entries: 5, inflight: 1, crashes: 1, led: true, ..BASE };
+const MEMBERSHIP: Bound = Bound { time: OWN_TIME, learners: 2, entries: 5, inflight: 1, led: true, ..BASE };
 const FIVE: Bound = Bound { nodes: 5, winners_resign: true, ..BASE };
 
 /// Small enough for every run of the tests.
@@ -137,15 +139,18 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "i election, crashes", crashes: 2, ..ELECTION },
         Bound { name: "ii replication, crash", crashes: 1, ..REPLICATION },
         Bound { name: "ii replication, two writes", writes: 2, entries: 4, ..REPLICATION },
-        Bound { name: "ii replication, heartbeats", time: OWN_TIME, ..REPLICATION },
+        Bound { name: "ii replication, heartbeats", time: OWN_TIME, inflight: 1, ..REPLICATION },
+        Bound { name: "ii replication, crowded", time: OWN_TIME, writes: 0, entries: 2, ..REPLICATION },
         Bound { name: "ii replication, figure 8", ..FIGURE_8 },
-        Bound { name: "iii reads, two", reads: 2, ..READS },
+        Bound { name: "iii reads, one", ..READS },
+        Bound { name: "iii reads, two", reads: 2, inflight: 1, ..READS },
         Bound { name: "iii reads, heartbeats", time: OWN_TIME, inflight: 1, ..READS },
         Bound { name: "iv lease, two terms", ..LEASE },
-        Bound { name: "iv lease, crash", crashes: 1, ..LEASE },
+        Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
         Bound { name: "v fence", ..FENCE },
         Bound { name: "vi five nodes", ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
+        Bound { name: "vii membership, crash", crashes: 1, ..MEMBERSHIP },
     ]
 }
 
