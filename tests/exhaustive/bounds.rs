@@ -146,10 +146,16 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "iii reads, two", reads: 2, inflight: 1, ..READS },
         Bound { name: "iii reads, heartbeats", time: OWN_TIME, inflight: 1, ..READS },
         Bound { name: "iv lease, two terms", ..LEASE },
-        Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
         Bound { name: "v fence", ..FENCE },
-        Bound { name: "vi five nodes", ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
+    ]
+}
+
+/// Those of which the end was never reached. They are searched when `BOUND` names them.
+pub fn open() -> Vec<Bound> {
+    vec![
+        Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
+        Bound { name: "vi five nodes", ..FIVE },
         Bound { name: "vii membership, crash", crashes: 1, ..MEMBERSHIP },
     ]
 }
