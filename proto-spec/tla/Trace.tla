@@ -5,9 +5,8 @@
 (*                                                                                 *)
 (* An event is followed in three moves: the clock of its node shows its time; what *)
 (* it names happens; and the node may do what nodes do by themselves, until it is  *)
-(* as it was seen. What it was seen to send must be what it may send. A message    *)
-(* that arrived may be ignored, as if it had been lost: what a node does not do is *)
-(* never wrong here.                                                               *)
+(* as it was seen. What it was seen to send must be what it may send. A vote or a  *)
+(* request for one may be ignored, as if it had been lost.                         *)
 (*                                                                                 *)
 (* NotFollowed is violated by a trace that was followed to its end.                *)
 EXTENDS Termgate, TLC, TraceData
@@ -41,9 +40,16 @@ Happens ==
   \/ Is("written") /\ \E w \in resource.running : w.id = E.id /\ Written(w)
   \/ Is("resource-crash") /\ ResourceCrash
 
-\* What may also be nothing at all: a lost message, a raise that is repeated or comes late.
+\* An append and an acknowledgement are taken by whom they concern: with every choice the states to follow would double.
+MustTake(m) ==
+  /\ m \in msgs
+  /\ \/ m.type = "append" /\ m.term >= Term(N) /\ ~(Leads(N) /\ m.term = Term(N))
+     \/ m.type = "accepted" /\ m.term = Term(N) /\ Leads(N)
+
+\* What may also be nothing at all: another message, a raise that is repeated or comes late.
 MayBeNothing ==
-  \/ Is("step") \/ Is("flush") \/ Is("crash")
+  \/ Is("step") /\ ~\E m \in E.got : MustTake(m)
+  \/ Is("flush") \/ Is("crash")
   \/ Is("raise") /\ [type |-> "raise", from |-> N, term |-> E.term] \in msgs
   \/ Is("fence") /\ E.term = resource.fence
   \/ Is("stored") /\ E.term <= resource.durable
