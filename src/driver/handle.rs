@@ -164,10 +164,15 @@ impl Handle {
     /// The token is asked for on both sides of the look and must be the same. After it, because the
     /// lease may end while a handler is held up (M22); and before it, because a node that looks as a
     /// follower and is elected while it is held up would answer what it had not yet applied (R13).
+    ///
+    /// What this node knew to be committed by then must be applied: it tells its followers of that in the same
+    /// turn, and applies a long backlog in slices, so one of them may have shown a later state already.
     pub fn lease_read<R>(&self, look: impl FnOnce(&Machine) -> R) -> Option<(R, Term)> {
-        let before = self.lease_covers(clock::now())?;
-        let found = self.with_machine(look);
-        (self.lease_covers(clock::now()) == Some(before)).then_some((found, before))
+        let before = self.leadership();
+        let term = before.token_at(clock::now())?;
+        let (found, applied) = self.with_machine(|machine| (look(machine), machine.applied().index));
+        let fresh = applied >= before.commit_index;
+        (fresh && self.lease_covers(clock::now()) == Some(term)).then_some((found, term))
     }
 
     /// The token this node may use at `now`: it leads, its no-op is applied and its lease holds.
@@ -217,7 +222,7 @@ impl Handle {
 mod tests {
     use super::{Arc, Handle, Leadership, Machine, RwLock, mpsc, watch};
     use crate::clock;
-    use crate::ids::{NodeId, Term};
+    use crate::ids::{LogIndex, NodeId, Term};
     use crate::time::Duration;
 
     fn leading(term: u64) -> Leadership {
@@ -237,6 +242,12 @@ mod tests {
     #[test]
     fn a_lease_read_is_served_by_one_term_from_before_to_after_the_look() {
         assert_eq!(read_while(leading(4), leading(4)), Some(Term(4)));
+    }
+
+    #[test]
+    fn a_leader_that_has_not_applied_what_is_committed_serves_no_lease_read() {
+        let behind = || Leadership { commit_index: LogIndex(1), ..leading(4) };
+        assert_eq!(read_while(behind(), behind()), None, "a follower may have shown more");
     }
 
     #[test]

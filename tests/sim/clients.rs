@@ -58,7 +58,7 @@ pub enum ClientEvent {
     /// A handler that has decided on a write reaches the loop.
     Propose { node: usize, boot: u64, decided_in: Term, op: Op, ticket: Ticket },
     /// A lease read looks at the state.
-    LeaseLook { node: usize, boot: u64, token: Term, key: &'static str, floor: Floor },
+    LeaseLook { node: usize, boot: u64, token: Term, committed: LogIndex, key: &'static str, floor: Floor },
     /// After a look at the state: does the lease still hold?
     LeaseCheck { node: usize, boot: u64, token: Term, sight: Sight },
     /// A confirmed read looks at the state.
@@ -108,8 +108,10 @@ impl World {
                     self.turn(node, Turn::Propose(decided_in, op, ticket));
                 }
             }
-            ClientEvent::LeaseLook { node, boot, token, key, floor } => {
-                self.look_under_lease(node, boot, token, key, floor);
+            ClientEvent::LeaseLook { node, boot, token, committed, key, floor } => {
+                if self.nodes[node].disk.life().boot == boot {
+                    self.look_under_lease(node, token, committed, key, floor);
+                }
             }
             ClientEvent::LeaseCheck { node, boot, token, sight } => {
                 self.on_lease_check(node, boot, token, &sight)
@@ -404,17 +406,27 @@ impl World {
     /// that began meanwhile: a look as a follower is stale however good the token after it is.
     fn ask_for_lease(&mut self, node: usize, key: &'static str, floor: Floor) {
         let Some(token) = self.nodes[node].token_at(self.now) else { return };
+        let Some(process) = &self.nodes[node].process else { return };
+        let committed = process.leadership.commit_index;
         let boot = self.nodes[node].disk.life().boot;
         let delay = self.dawdle();
-        let look = ClientEvent::LeaseLook { node, boot, token, key, floor };
+        let look = ClientEvent::LeaseLook { node, boot, token, committed, key, floor };
         self.schedule(delay, Event::Client(Box::new(look)));
     }
 
-    fn look_under_lease(&mut self, node: usize, boot: u64, token: Term, key: &'static str, floor: Floor) {
-        if self.nodes[node].disk.life().boot != boot {
-            return;
-        }
+    fn look_under_lease(
+        &mut self,
+        node: usize,
+        token: Term,
+        committed: LogIndex,
+        key: &'static str,
+        floor: Floor,
+    ) {
+        let boot = self.nodes[node].disk.life().boot;
         let Some(sight) = self.sight(node, key, floor) else { return };
+        if sight.index < committed {
+            return self.stats.add(Stat::LeaseReadsBehind);
+        }
         let delay = self.dawdle();
         let check = ClientEvent::LeaseCheck { node, boot, token, sight };
         self.schedule(delay, Event::Client(Box::new(check)));

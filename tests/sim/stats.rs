@@ -154,6 +154,7 @@ stats! {
     LeaseReads = "lease reads tried",
     LeaseReadsServed = "lease reads served",
     LeaseReadsRefused = "leases gone between look and check",
+    LeaseReadsBehind = "lease reads at a leader that had not applied what is committed",
     RequestsHeld = "fenced: requests held without a leader",
     RequestsForwarded = "fenced: requests given to the leader by another node",
     ContentReleased = "fenced: contents asked for by the leader",
