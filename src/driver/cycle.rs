@@ -496,6 +496,22 @@ mod tests {
         assert!(matches!(answers[..], [(Ticket(7), Answered::Applied(_))]), "{answers:?}");
     }
 
+    /// R2: nobody else's answer would ever come to confirm it.
+    #[test]
+    fn a_read_that_comes_with_a_heartbeat_is_served_by_a_leader_alone() {
+        let mut cycle = restarted_alone(1);
+        let output = cycle.step(NOW, Input::Timeout);
+        persist(&mut cycle, &output);
+        let output = cycle.drain(NOW);
+        persist(&mut cycle, &output);
+        cycle.drain(NOW);
+        let heartbeat = cycle.deadline();
+        cycle.feed(heartbeat, Input::Read { ticket: Ticket(7) });
+        cycle.feed(heartbeat, Input::Timeout);
+        let answers = cycle.drain(heartbeat).answers;
+        assert!(matches!(answers[..], [(Ticket(7), Answered::Read(_))]), "{answers:?}");
+    }
+
     /// M9, P1: decided as leader of an earlier term.
     #[test]
     fn a_command_that_was_decided_in_another_term_is_not_appended() {

@@ -110,9 +110,7 @@ impl Leader {
     /// Everything that the last steps made possible: entries to followers, a round for the reads.
     pub fn flush(&mut self, core: &mut Core) {
         if self.reads.wants_round() {
-            self.reads.asked = self.reads.last;
-            self.beat(core);
-            self.confirm_reads(core);
+            self.begin_round(core);
         }
         let ids: Vec<NodeId> = self.peers.keys().copied().collect();
         for id in ids {
@@ -160,8 +158,14 @@ impl Leader {
         for peer in self.peers.values_mut() {
             peer.on_heartbeat(core.now, &core.config);
         }
+        self.begin_round(core);
+    }
+
+    /// Asks everybody, for all reads that are there. A leader that is a quorum by itself has its answer.
+    fn begin_round(&mut self, core: &mut Core) {
         self.reads.asked = self.reads.last;
         self.beat(core);
+        self.confirm_reads(core);
     }
 
     /// Whether leadership must end, and why.
