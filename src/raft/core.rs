@@ -121,8 +121,8 @@ pub(super) struct Core {
     pub snapshot: Option<Snapshot>,
     /// Bytes of the entries that were committed since it was taken.
     pub bytes_since_snapshot: usize,
-    /// Whether a membership that this node met ever meant it: until then it waits to be added.
-    pub named: bool,
+    /// Whether one of the committed memberships that its log no longer has meant this node.
+    pub was_named: bool,
     /// A transfer that this node began as leader and whose end it has not heard yet.
     pub departure: Option<Departure>,
     pub effects: VecDeque<Effect>,
@@ -143,7 +143,7 @@ impl Core {
         let hold = stretch(boot.promised, config.clock_drift_ppm);
         // What a snapshot stands for is committed, and the state machine begins with it (C10).
         let started_at = boot.durable.snapshot.as_ref().map_or(LogIndex::ZERO, |s| s.id.last.index);
-        let mut core = Self {
+        Self {
             life: boot.life,
             now,
             hard_state: boot.durable.hard_state,
@@ -156,7 +156,7 @@ impl Core {
             lives: BTreeMap::new(),
             pinned: boot.durable.pinned,
             unwritten_pins: Vec::new(),
-            named: false,
+            was_named: false,
             departure: None,
             effects: VecDeque::new(),
             rng: Rng(seed ^ config.id.0.rotate_left(32)),
@@ -168,9 +168,7 @@ impl Core {
             session: Session::ZERO,
             read_id: first_number(boot.life),
             log,
-        };
-        core.named = core.has_been_named();
-        core
+        }
     }
 
     pub const fn id(&self) -> NodeId {
@@ -201,7 +199,7 @@ impl Core {
     /// earlier one did. A new node that was given a snapshot from before it was added waits for the rest. One
     /// that catches up after being added again meets its removal in the log, but hears a leader then.
     pub fn say_if_removed(&mut self) {
-        if self.named && self.is_settled() && !self.membership().contains(self.id()) {
+        if self.has_been_named() && self.is_settled() && !self.membership().contains(self.id()) {
             self.event(Event::Removed { at: self.log.membership_index() });
         }
     }
@@ -272,7 +270,6 @@ impl Core {
         assert!(from.is_none_or(|from| from > self.commit_index), "what is committed is never cut (C14)");
         let io = self.persist(Persist { truncate_from: from, append: entries.to_vec(), ..self.write() });
         self.log.splice(from, entries, io);
-        self.named = self.named || self.has_been_named();
     }
 
     /// The own state was written down: begin the log later, but keep what comes after `needed`.
@@ -284,6 +281,7 @@ impl Core {
         let base = base.max(self.log.base().index);
         let term = self.log.term_at(base).expect("the log reaches from its base to what is applied");
         let base = LogId::new(term, base);
+        self.was_named = self.was_named_until(base.index);
         self.log.compact(base);
         let compact = Some(Compaction { snapshot: snapshot.clone(), base, keeps_tail: true });
         self.persist(Persist { compact, ..self.write() });
@@ -299,12 +297,12 @@ impl Core {
         let keeps_tail = self.log.holds(last);
         let compact = Some(Compaction { snapshot: snapshot.clone(), base: last, keeps_tail });
         let io = self.persist(Persist { compact, ..self.write() });
+        self.was_named = self.was_named_until(if keeps_tail { last.index } else { self.commit_index });
         if keeps_tail {
             self.log.compact(last);
         } else {
             self.log.reset(last, snapshot.membership.clone(), io);
         }
-        self.named = self.named || self.has_been_named();
         self.commit_index = last.index;
         self.last_applied = last.index;
         self.bytes_since_snapshot = 0;
@@ -387,7 +385,7 @@ impl Core {
     /// MC-11: a leader says who went by this node's name first. Nothing is said any more that a crash could make
     /// this node say without knowing that. Who was meant by a membership before it was told so was no newcomer.
     fn heard_of_its_name(&mut self, first: u64) {
-        if self.named || first == self.life.incarnation || self.pinned.contains_key(&self.id()) {
+        if self.has_been_named() || first == self.life.incarnation || self.pinned.contains_key(&self.id()) {
             return;
         }
         self.pinned.insert(self.id(), first);

@@ -10,7 +10,7 @@
 //! voter, of whose votes and promises it knows nothing. So it is told, before it gets any of it, that another went by
 //! its name first.
 
-use crate::ids::NodeId;
+use crate::ids::{LogIndex, NodeId};
 use crate::raft::core::Core;
 use crate::raft::entry::Membership;
 
@@ -36,14 +36,21 @@ impl Core {
         self.pinned.get(&self.id()).is_some_and(|first| *first != self.life.incarnation)
     }
 
+    /// Whether a membership that this node met ever meant it: until then it waits to be added. What is cut from
+    /// the log was never agreed upon, and counts no more.
     pub fn has_been_named(&self) -> bool {
-        self.log.memberships().any(|m| m.contains(self.id()) && self.is_meant_by(m))
+        self.was_named_until(self.log.last().index)
+    }
+
+    pub fn was_named_until(&self, index: LogIndex) -> bool {
+        self.was_named
+            || self.log.memberships_until(index).any(|m| m.contains(self.id()) && self.is_meant_by(m))
     }
 
     /// MC-11: another directory went by this node's name, and no membership here is of a time since this one was
     /// added. Its word could stand beside that of the other one.
     pub fn is_a_mere_namesake(&self) -> bool {
-        !self.named && self.shares_its_name()
+        !self.has_been_named() && self.shares_its_name()
     }
 
     /// MC-11: who went by a member's name first, as far as that has to be told to it. Where it was added with its

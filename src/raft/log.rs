@@ -129,6 +129,11 @@ impl Log {
         &self.memberships[known.max(1) - 1].1
     }
 
+    /// Every membership from the base on that was in force at `index` or before.
+    pub fn memberships_until(&self, index: LogIndex) -> impl Iterator<Item = &Membership> {
+        self.memberships.iter().take_while(move |(at, _)| *at <= index).map(|(_, membership)| membership)
+    }
+
     /// That one, and all after it.
     pub fn memberships_since(&self, index: LogIndex) -> impl Iterator<Item = &Membership> {
         let known = self.memberships.partition_point(|(at, _)| *at <= index);
