@@ -37,7 +37,7 @@ seeds: ## the simulator optimised, with enough seeds that every fault fires and 
 deny: ## licences, bans, sources and known vulnerabilities of the dependencies
 	@scripts/deny
 
-sim: ## SEEDS=1..20001     the simulator over these seeds
+sim: ## SEEDS=1..20001 GO_ON=1  the simulator over these seeds, past the first that fails
 	SEEDS=$(SEEDS) cargo test --locked --release --test sim runs_many_seeds -- --ignored --nocapture
 
 model: ## BOUND=                 every state of the core within bounds, to the fixpoint

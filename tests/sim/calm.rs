@@ -107,7 +107,7 @@ impl World {
         order.rotate_left(self.chances.nemesis.below(count as u64) as usize);
         let kind = self.chances.nemesis.below(8);
         // Where a change of the membership, or a loss, is left from the storm, that is enough.
-        let already = self.nodes.iter().any(|n| n.is_rotten || n.is_stranger) || !self.checker.is_settled();
+        let already = self.nodes.iter().any(|n| n.is_rotten || n.is_stranger) || self.is_changing();
         if minority == 0 || kind > 4 || already {
             return false;
         }
@@ -125,6 +125,22 @@ impl World {
             _ => self.cut_into_bridge(&order),
         }
         true
+    }
+
+    /// Whether a change of the membership is under way, in a log or on its way into one.
+    fn is_changing(&self) -> bool {
+        let latest = self.checker.roster.latest();
+        let has_another =
+            |n: &SimNode| n.process.as_ref().is_some_and(|p| p.cycle.view().membership != *latest);
+        !self.checker.is_settled()
+            || latest.is_joint()
+            || self.nodes.iter().any(|n| self.takes_part(n) && has_another(n))
+    }
+
+    /// A member, as a client finds one.
+    fn some_member(&mut self) -> usize {
+        let members: Vec<usize> = self.nodes.iter().filter(|n| self.takes_part(n)).map(|n| n.index).collect();
+        self.chances.client.pick(&members)
     }
 
     /// Whether `node` has to become whole: a member, with a disk that the others know.
@@ -168,7 +184,7 @@ impl World {
         match stage {
             _ if !steady => true,
             Fencing::Serves(before) if acknowledged <= *before => {
-                let node = self.chances.client.below(self.nodes.len() as u64) as usize;
+                let node = self.some_member();
                 self.ask_fenced(node);
                 false
             }
@@ -204,7 +220,7 @@ impl World {
                     if let Some(leader) = self.leader().filter(|_| asked < 40 * SERVED) {
                         asked += 1;
                         self.ask_put(leader, false);
-                        let reader = asked as usize % self.nodes.len();
+                        let reader = self.some_member();
                         self.ask_read(reader);
                     }
                 }

@@ -377,7 +377,7 @@ impl World {
         let process = self.nodes[node].process.as_ref()?;
         let machine = process.machine.read().expect("nobody panics while applying");
         let found = machine.key(key).map(|v| (v.version, v.value.clone()));
-        Some(Sight { key, floor, index: process.leadership.last_applied, found })
+        Some(Sight { key, floor, index: machine.applied().index, found })
     }
 
     fn on_look(&mut self, node: usize, boot: u64, key: &'static str, floor: Floor, point: LogIndex) {

@@ -11,6 +11,7 @@
 //! cargo test --release --test sim           what `make test` runs: every fault must fire and matter
 //! SEED=17 TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture
 //! SEEDS=1..100000 cargo test --release --test sim runs_many_seeds -- --ignored --nocapture
+//! GO_ON=1 SEEDS=...                         goes on after a seed that fails, and lists them all
 //! ```
 
 mod backend;
@@ -56,10 +57,12 @@ mod turn;
 mod whole;
 mod world;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::Command;
 use std::time::Instant;
 
+use run::AfterFailure;
 use stats::{Stat, Stats};
 use world::Disks;
 
@@ -86,26 +89,6 @@ fn parse_seeds(text: &str) -> Option<Range<u64>> {
     }
 }
 
-/// Splits `seeds` over the machine's cores and stops at the first failure of each part.
-fn run_on_all_cores(seeds: &Range<u64>, disks: Disks) -> (Stats, Option<(u64, String)>) {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let cores = env_number("JOBS").unwrap_or(cores).max(1);
-    let share = (seeds.end - seeds.start).div_ceil(cores);
-    let parts = (0..cores).map(|i| {
-        let from = (seeds.start + i * share).min(seeds.end);
-        std::thread::spawn(move || run::run_all(from..from + share, disks))
-    });
-    let parts: Vec<_> = parts.collect();
-    let mut all = Stats::new();
-    let mut failure: Option<(u64, String)> = None;
-    for part in parts {
-        let (stats, failed) = part.join().expect("a part reports its failures");
-        all.merge(&stats);
-        failure = failure.into_iter().chain(failed).min();
-    }
-    (all, failure)
-}
-
 fn report(seeds: &Range<u64>, began: Instant, stats: &Stats) -> String {
     let (count, took) = (seeds.end - seeds.start, began.elapsed().as_secs_f64());
     let simulated = (stats.get(Stat::StormNanos) + stats.get(Stat::CalmNanos)) as f64 / 1e9;
@@ -117,11 +100,13 @@ fn report(seeds: &Range<u64>, began: Instant, stats: &Stats) -> String {
     )
 }
 
-fn run_and_judge(seeds: &Range<u64>, disks: Disks) {
+fn run_and_judge(seeds: &Range<u64>, disks: Disks, after: AfterFailure) {
     let began = Instant::now();
-    let (stats, failure) = run_on_all_cores(seeds, disks);
-    if let Some((seed, violation)) = failure {
-        panic!("{}", run::explain(seed, disks, &violation));
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let jobs = env_number("JOBS").unwrap_or(cores).max(1);
+    let (stats, failures) = run::run_all(seeds, disks, jobs, after);
+    if let Some((seed, violation)) = failures.first_key_value() {
+        panic!("{}{}", run::explain(*seed, disks, violation), list(&failures));
     }
     println!("{}", report(seeds, began, &stats));
     let zeros = stats.zeros(disks);
@@ -129,6 +114,12 @@ fn run_and_judge(seeds: &Range<u64>, disks: Disks) {
         seeds.end - seeds.start < EVERY_FAULT || zeros.is_empty(),
         "never happened, so nothing is proven about it: {zeros:#?}"
     );
+}
+
+/// Every seed that failed, when it is more than one.
+fn list(failures: &BTreeMap<u64, String>) -> String {
+    let lines = failures.iter().filter(|_| failures.len() > 1);
+    lines.map(|(seed, violation)| format!("SEED={seed} fails: {violation}\n")).collect()
 }
 
 fn wanted_disks() -> Disks {
@@ -142,19 +133,21 @@ fn wanted_seeds() -> Range<u64> {
 
 #[test]
 fn holds_every_invariant_under_every_fault() {
-    run_and_judge(&USUAL_RUN, Disks::Model);
+    run_and_judge(&USUAL_RUN, Disks::Model, AfterFailure::Stop);
 }
 
 /// ST-1, ST-5, ST-8: whatever the medium does, a start finds what was acknowledged, or is refused.
 #[test]
 fn holds_every_invariant_on_the_real_store() {
-    run_and_judge(&STORE_RUN, Disks::Store);
+    run_and_judge(&STORE_RUN, Disks::Store, AfterFailure::Stop);
 }
 
 #[test]
 #[ignore = "long: give SEEDS=a..b"]
 fn runs_many_seeds() {
-    run_and_judge(&wanted_seeds(), wanted_disks());
+    let go_on = env_number("GO_ON").is_some_and(|n| n != 0);
+    let after = if go_on { AfterFailure::GoOn } else { AfterFailure::Stop };
+    run_and_judge(&wanted_seeds(), wanted_disks(), after);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl World {
     /// A request for a change is taken by `node`. Nobody asks for one that leaves too few votes to those whose
     /// disk is what the others think: that nothing is asked of such a cluster is the operator's part.
     pub(crate) fn take_change(&mut self, node: usize, change: Change) {
-        let Some(process) = &self.nodes[node].process else { return };
+        let Some(process) = self.nodes[node].process.as_ref().filter(|_| !self.calm) else { return };
         let now = process.cycle.view().membership;
         let mut voters: BTreeSet<NodeId> = now.voters.difference(&gone(&change)).copied().collect();
         voters.extend(&change.promote);
@@ -255,6 +255,7 @@ impl World {
         let empty = Disk::new(it.config.id, incarnation, Membership::default(), self.params.store.clone());
         it.former.push(std::mem::replace(&mut it.disk, empty).retired());
         it.disk.earlier_starts = starts;
+        it.first_start = True::MAX;
         it.is_stranger = true;
         it.was_wiped = true;
         it.is_lost = false;
@@ -321,6 +322,11 @@ impl SimNode {
     /// Whether its disk is whole, and the one that the others know.
     const fn has_its_disk(&self) -> bool {
         !self.is_stranger && !self.is_lost && !self.is_rotten
+    }
+
+    /// Whether its disk took the place of another and holds nothing yet.
+    pub fn is_new_here(&self) -> bool {
+        self.is_stranger || (self.was_wiped && self.disk.last().index == LogIndex::ZERO)
     }
 }
 

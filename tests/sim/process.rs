@@ -45,6 +45,8 @@ pub struct SimNode {
     pub pause: u64,
     /// When the process began to run, or went on.
     pub ran_since: True,
+    /// When the first process on its disk started.
+    pub first_start: True,
     /// What its disk does wrong now.
     pub disk_state: DiskState,
     /// Whether its clock stands still.
@@ -132,6 +134,7 @@ impl SimNode {
             backlog: Vec::new(),
             pause: 0,
             ran_since: 0,
+            first_start: 0,
             disk_state: DiskState::default(),
             clock_stopped: false,
             version: VERSION,
@@ -219,6 +222,7 @@ impl World {
             keeper_busy: self.now,
         });
         it.ran_since = self.now;
+        it.first_start = it.first_start.min(self.now);
         self.checker.on_boot(node, &it.disk);
         self.tla.start(node, now, &it.disk);
         self.trace
@@ -401,8 +405,13 @@ impl World {
         self.turn(node, Input::Timeout);
     }
 
-    pub(crate) fn on_deliver(&mut self, message: Message) {
+    /// A message reaches a later life of its receiver here, which no connection lets happen; but what went to
+    /// another directory of that name reaches nobody.
+    pub(crate) fn on_deliver(&mut self, message: Message, sent: True) {
         let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
+        if sent < self.nodes[to].first_start {
+            return self.stats.add(Stat::MessagesToFormer);
+        }
         if self.nodes[to].process.is_some() && self.net.arrives(from, to, &mut self.stats) {
             self.limits.on_deliver(&message);
             self.turn(to, Input::Receive(message));

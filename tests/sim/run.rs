@@ -1,6 +1,11 @@
 //! Runs seeds: one with its trace, or many with a table at the end.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::stats::{Stat, Stats};
 use crate::world::{Disks, World};
@@ -80,15 +85,57 @@ pub fn explain(seed: u64, disks: Disks, violation: &str) -> String {
     )
 }
 
-/// Runs `seeds`; the counters of all, and the first failure.
-pub fn run_all(seeds: std::ops::Range<u64>, disks: Disks) -> (Stats, Option<(u64, String)>) {
-    let mut stats = Stats::new();
-    for seed in seeds {
-        let ending = play(seed, disks, false);
-        stats.merge(&ending.stats);
-        if let Some(violation) = ending.violation {
-            return (stats, Some((seed, violation)));
+/// What becomes of a run after a seed that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// No later seed begins.
+    Stop,
+    /// The rest is run too.
+    GoOn,
+}
+
+/// Seeds between two lines that say how far a run has come.
+const PROGRESS: u64 = 50_000;
+
+/// Runs `seeds` on `jobs` threads; the counters of all, and the failures in the order of their seeds.
+pub fn run_all(
+    seeds: &Range<u64>,
+    disks: Disks,
+    jobs: u64,
+    after: AfterFailure,
+) -> (Stats, BTreeMap<u64, String>) {
+    let (next, end) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
+    let (all, failures, began) = (Mutex::new(Stats::new()), Mutex::new(BTreeMap::new()), Instant::now());
+    let work = || {
+        let mut stats = Stats::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end.load(Ordering::Relaxed) {
+                break all.lock().expect("no worker panics").merge(&stats);
+            }
+            let ending = play(seed, disks, false);
+            stats.merge(&ending.stats);
+            if let Some(violation) = ending.violation {
+                eprintln!("SEED={seed} fails: {violation}");
+                failures.lock().expect("no worker panics").insert(seed, violation);
+                if after == AfterFailure::Stop {
+                    end.fetch_min(seed, Ordering::Relaxed);
+                }
+            }
+            let done = seed + 1 - seeds.start;
+            if done.is_multiple_of(PROGRESS) {
+                eprintln!(
+                    "{done} of {} seeds, {:.0} s",
+                    seeds.end - seeds.start,
+                    began.elapsed().as_secs_f64()
+                );
+            }
         }
-    }
-    (stats, None)
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(work);
+        }
+    });
+    (all.into_inner().expect("no worker panics"), failures.into_inner().expect("no worker panics"))
 }

@@ -99,6 +99,7 @@ stats! {
     Batches = "turns that took several inputs",
     MessagesSent = "messages sent",
     MessagesCut = "messages stopped by a cut link",
+    MessagesToFormer = "messages to a directory that was replaced meanwhile",
     MessagesStale = "messages of an older term, life or session dropped",
     Leaders = "leaders elected",
     SplitTerms = "terms without a leader",

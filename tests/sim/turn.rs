@@ -269,11 +269,12 @@ impl World {
             vote: matches!(&message.body, Body::RequestVote(_) | Body::RequestVoteResponse(_)),
         };
         let [first, second] = self.net.route(Way { from: node, to, now: self.now }, cargo, &mut self.stats);
+        let sent = self.now;
         if let Some(delay) = second {
-            self.schedule(delay, Event::Deliver(Box::new(message.clone())));
+            self.schedule(delay, Event::Deliver { message: Box::new(message.clone()), sent });
         }
         if let Some(delay) = first {
-            self.schedule(delay, Event::Deliver(Box::new(message)));
+            self.schedule(delay, Event::Deliver { message: Box::new(message), sent });
         }
     }
 
@@ -341,8 +342,8 @@ impl World {
                 return self.end_as_a_stranger(node);
             }
             CoreEvent::Removed { at } => return self.end_as_removed(node, *at),
-            // What it is told that it had, another disk had.
-            CoreEvent::LostData { .. } if self.nodes[node].is_stranger => {
+            // What it is told that it had, another disk had; the message may be older than its addition.
+            CoreEvent::LostData { .. } if self.nodes[node].is_new_here() => {
                 return self.end_as_a_stranger(node);
             }
             CoreEvent::LostData { claimed } => {

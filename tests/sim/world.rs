@@ -40,7 +40,7 @@ pub enum Event {
     /// A node wanted to be woken.
     Wake { node: usize, boot: u64, at: True },
     /// A message arrives.
-    Deliver(Box<Message>),
+    Deliver { message: Box<Message>, sent: True },
     /// The loop has fed a batch and drains it.
     Drain { node: usize, boot: u64 },
     /// An fsync ends at the disk.
@@ -77,7 +77,7 @@ impl Event {
             | Self::Drain { node, .. }
             | Self::Persisted { node, .. }
             | Self::Keeper { node, .. } => Some(*node),
-            Self::Deliver(message) => Some(message.to.0 as usize - 1),
+            Self::Deliver { message, .. } => Some(message.to.0 as usize - 1),
             Self::Client(event) => event.process(),
             Self::Backend(event) => event.process(),
             Self::Request(event) => event.process(),
@@ -286,7 +286,7 @@ impl World {
         match event {
             Event::Wake { node, boot, at } => self.on_wake(node, boot, at),
             Event::Drain { node, boot } => self.on_drain(node, boot),
-            Event::Deliver(message) => self.on_deliver(*message),
+            Event::Deliver { message, sent } => self.on_deliver(*message, sent),
             Event::Fsynced { node, boot, fsync } => self.on_fsynced(node, boot, fsync),
             Event::Persisted { node, boot, io } => self.on_persisted(node, boot, io),
             Event::Keeper { node, boot, work } => self.on_keeper(node, boot, *work),
