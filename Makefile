@@ -38,7 +38,7 @@ deny: ## licences, bans, sources and known vulnerabilities of the dependencies
 	@scripts/deny
 
 sim: ## SEEDS=1..20001 GO_ON=1  the simulator over these seeds, past the first that fails
-	SEEDS=$(SEEDS) cargo test --locked --release --test sim runs_many_seeds -- --ignored --nocapture
+	SEEDS=$(SEEDS) cargo test --locked --profile campaign --test sim runs_many_seeds -- --ignored --nocapture
 
 model: ## BOUND=                 every state of the core within bounds, to the fixpoint
 	BOUND="$(BOUND)" cargo test --locked --release --test exhaustive every_bound_reaches_its_fixpoint -- --ignored --nocapture

@@ -14,6 +14,7 @@
 //! GO_ON=1 SEEDS=...                         goes on after a seed that fails, and lists them all
 //! ```
 
+mod agenda;
 mod backend;
 mod calm;
 mod check;

@@ -329,7 +329,7 @@ impl Params {
             retimes: rng.chance(200_000),
             snapshot_time_max: rng.log_range(MS, election),
             snapshot_damage_ppm: sometimes(rng, |r| r.range(10_000, 300_000)) as u32,
-            encode: rng.chance(250_000),
+            encode: rng.chance(100_000),
             upgrades: rng.chance(100_000),
             store: None,
             batch_ppm: sometimes(rng, |r| r.range(10_000, 700_000)) as u32,

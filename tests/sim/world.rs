@@ -1,16 +1,14 @@
-//! The world: true time, one queue of everything that will happen, and the nodes it happens to.
+//! The world: true time, one agenda of everything that will happen, and the nodes it happens to.
 //!
 //! Nothing here knows an invariant. The world hands what happens to the nodes, and what the nodes
 //! do to the checker, the oracle, the network and the disks.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use termgate::driver::cycle::SnapshotWork;
 use termgate::ids::{IoSeq, LogIndex, NodeId};
 use termgate::raft::entry::Membership;
 use termgate::raft::message::Message;
 
+use crate::agenda::Agenda;
 use crate::backend::{Backend, BackendEvent};
 use crate::check::Checker;
 use crate::clients::ClientEvent;
@@ -86,29 +84,6 @@ impl Event {
     }
 }
 
-struct Scheduled {
-    at: True,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 /// The streams of chance of one world.
 pub struct Chances {
     /// Timers, restarts of nodes and the like.
@@ -168,8 +143,7 @@ pub struct World {
     pub resuming: bool,
     /// The last request's number.
     pub last_request: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    order: u64,
+    agenda: Agenda<Event>,
     events: u64,
     hash: u64,
 }
@@ -220,8 +194,7 @@ impl World {
             calm: false,
             resuming: false,
             last_request: 0,
-            queue: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::new(),
             events: 0,
             hash: mix(seed),
             params,
@@ -249,26 +222,24 @@ impl World {
         self.begin_fencing();
     }
 
-    /// Puts `event` into the queue, `delay` from now.
+    /// Puts `event` down, `delay` from now.
     pub fn schedule(&mut self, delay: True, event: Event) {
-        self.order += 1;
-        self.queue.push(Reverse(Scheduled { at: self.now.saturating_add(delay), order: self.order, event }));
+        self.agenda.push(self.now.saturating_add(delay), event);
     }
 
     /// Lets things happen up to `until`; false when an invariant does not hold any more.
     pub fn run_until(&mut self, until: True) -> bool {
         while self.checker.violation().is_none() {
-            if self.queue.peek().is_none_or(|Reverse(next)| next.at > until) {
+            let Some((at, event)) = self.agenda.pop_until(until) else {
                 self.now = until;
                 return true;
-            }
-            let Some(Reverse(next)) = self.queue.pop() else { break };
-            self.now = next.at;
+            };
+            self.now = at;
             self.events += 1;
             if self.events > EVENT_LIMIT {
                 self.checker.fail("too many events: a node spins");
             }
-            self.happen(next.event);
+            self.happen(event);
             if self.events.is_multiple_of(whole::EVERY) {
                 self.check_whole();
             }
