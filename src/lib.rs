@@ -5,14 +5,15 @@
 //!
 //! ```text
 //! L5  main cli app config dev disaster     composition: the only place that knows everything
-//! L4  proxy/  api/  guard/              the edges: HTTP in, HTTP out
+//! L4  proxy/  api/  guard/  demo/       the edges: HTTP in, HTTP out
 //! L3  driver/                           one loop owns core + store + state machine
 //! L2  storage/ transport/ hop/ certs/ clock metrics problem
 //! L1  raft/  registry/  fencing/        pure: no IO, no clock, no async, no threads
 //! L0  ids  time  quorum  lease          vocabulary and arithmetic
 //! ```
 //!
-//! A module imports only from layers below its own; `tests/tidy.rs` holds the arrows.
+//! A module imports only from its own layer and those below, never in a circle; `tests/tidy.rs` holds
+//! the arrows. `docs/ARCHITECTURE.md` is the map.
 
 pub mod ids;
 pub mod lease;
