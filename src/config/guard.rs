@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use crate::config::section::Section;
 use crate::config::{TlsFiles, files, value};
 use crate::fencing::mode::FenceMode;
+use crate::guard::fence::DEFAULT_RAISE_TIMEOUT;
 use crate::time::Duration;
 use crate::transport::identity::Identity;
-
-/// How long a raise waits for older writes to end before they are cut off.
-const RAISE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A guard's settings, already checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub struct GuardConfig {
     pub data_dir: PathBuf,
     /// The cluster whose nodes may raise the fence.
     pub cluster: String,
-    /// How long a raise waits for older writes to end before they are cut off.
+    /// How long a raise waits for older writes to end before it answers that they still run.
     pub raise_timeout: Duration,
     /// Mutual TLS with the nodes. `None`: the guard listens on a loopback address only.
     pub tls: Option<TlsFiles>,
@@ -41,7 +39,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<GuardConfig> {
     let mode = guard.optional("mode", value::verifier_mode).unwrap_or(FenceMode::Enforced);
     let data_dir = guard.required("data_dir", "\"data/guard\"", files::path);
     let cluster = guard.required("cluster", "\"orders\"", value::cluster);
-    let raise_timeout = guard.optional("raise_timeout_ms", value::millis).unwrap_or(RAISE_TIMEOUT);
+    let raise_timeout = guard.optional("raise_timeout_ms", value::millis).unwrap_or(DEFAULT_RAISE_TIMEOUT);
     guard.finish();
     // Without certificates anybody who can connect could raise the fence.
     let exposed = listen.is_none_or(|address: SocketAddr| !address.ip().is_loopback());

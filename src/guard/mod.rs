@@ -82,7 +82,7 @@ pub struct GuardConfig {
     /// This guard's certificate; with it, writes and raises need a node's certificate. `None` only
     /// on a loopback address.
     pub tls: Option<Credentials>,
-    /// How long a raise waits for older writes.
+    /// How long a raise waits for older writes before it answers that they still run.
     pub raise_timeout: Duration,
     /// Where it counts.
     pub metrics: Metrics,
