@@ -2,7 +2,7 @@
 //!
 //! `CLOCK_BOOTTIME` goes on while the machine is suspended, so a lease cannot outlive a suspend
 //! that its holder slept through; `std::time::Instant` stops there (rust-lang/rust#87906). The
-//! wall clock is read only to print a time for people.
+//! wall clock is for dates: those of certificates, of invitations, and times for people.
 
 use std::time::SystemTime;
 
@@ -20,7 +20,7 @@ pub fn monotonic() -> Instant {
     read(ClockId::Monotonic)
 }
 
-/// The wall clock, for display only: no decision may depend on it.
+/// The wall clock. Nothing about leadership, leases or fences may depend on it.
 pub fn wall() -> SystemTime {
     SystemTime::now()
 }

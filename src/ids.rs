@@ -57,7 +57,7 @@ number! {
     IoSeq, 4
 }
 number! {
-    /// A caller that waits for an answer. Made by the driver, never reused in one process life.
+    /// Somebody who waits: for an answer of the core, or at a verifier. Never reused in one process life.
     Ticket, 5
 }
 number! {
@@ -67,7 +67,7 @@ number! {
 }
 number! {
     /// One replication session: a leader's term with one life of one follower. A response that
-    /// names another session is late, and is dropped (research: M7, T1, C5, C6).
+    /// names another session is late, and is dropped (M7, T1, C5).
     Session, 7
 }
 number! {

@@ -1,4 +1,4 @@
-//! Certificates are replaced while the process runs (M21).
+//! Certificates are replaced while the process runs.
 //!
 //! Copy the new files over the old ones: within [`INTERVAL`], or at once on SIGHUP, they are read and
 //! checked as at the start. New connections use them, old ones go on with what they have. Files that

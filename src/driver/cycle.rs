@@ -11,7 +11,7 @@
 //! office it has just won.
 //!
 //! Order inside one `Output` is part of the contract: publish [`Cycle::leadership`] first, then
-//! persist, then send, then answer. A lease is so dead in every reader's eyes before the message
+//! persist, then send, then answer. So a lease is dead in every reader's eyes before the message
 //! leaves that lets another node be elected (R4).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -78,7 +78,7 @@ pub struct Output {
     pub events: Vec<Event>,
 }
 
-/// Work on the content of snapshots, for somebody who may take his time.
+/// Work on the content of snapshots, for the keeper, which may take its time.
 #[derive(Debug, Clone)]
 pub enum SnapshotWork {
     /// Write `machine` down, durably, and report [`SnapshotDone::Taken`].
@@ -512,7 +512,7 @@ mod tests {
         assert!(matches!(answers[..], [(Ticket(7), Answered::Read(_))]), "{answers:?}");
     }
 
-    /// M9, P1: decided as leader of an earlier term.
+    /// P1: decided as leader of an earlier term.
     #[test]
     fn a_command_that_was_decided_in_another_term_is_not_appended() {
         let mut cycle = restarted_alone(1);

@@ -1,4 +1,4 @@
-//! The only door from the edges (proxy, API, guard client) to the loop.
+//! The only door from the edges (proxy, API) to the loop.
 //!
 //! A [`Handle`] is cheap to clone. Reading who leads is a look at a published picture; everything
 //! else is a message to the loop with a channel for its typed answer. Nothing here blocks the loop:
@@ -181,7 +181,7 @@ impl Handle {
     }
 
     /// Replicates `op`; answers once it is committed and applied. Leader only, and only in the term in
-    /// which it was decided (M9, P1): a leader that lost its office meanwhile and won it back decides anew.
+    /// which it was decided (P1): a leader that lost its office meanwhile and won it back decides anew.
     pub async fn propose(&self, decided_in: Term, op: Op) -> Result<Applied, Refused> {
         self.ask(|reply| Request::Propose { decided_in, op, reply }).await?
     }

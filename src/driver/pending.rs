@@ -3,9 +3,9 @@
 //!
 //! The core bounds proposals and reads that wait for a position. What it does not bound are reads
 //! that have their position and wait until it is applied, which on a node that lags may be long.
-//! They are bounded here, together with all other reads, by the core's number. One whose caller has gone away keeps its
-//! place: it can't be served before the position is applied, and then all are at once; until then
-//! another caller would only wait in vain too.
+//! They are bounded here, together with all other reads, by the core's number. One whose caller has
+//! gone away keeps its place: it can't be served before the position is applied, and then all are at
+//! once; until then another caller would only wait in vain too.
 
 use std::collections::BTreeMap;
 

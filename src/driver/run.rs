@@ -221,7 +221,7 @@ impl Loop {
             }
             for _ in 1..BATCH_LIMIT {
                 let Some(event) = self.inbox.ready() else { break };
-                // Read anew: a heartbeat must not count as heard before it was sent (L-2).
+                // Read anew: a heartbeat must not count as heard before it was sent (decision 0005).
                 self.feed(clock::now(), event);
             }
             self.prefer(clock::now());

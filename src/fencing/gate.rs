@@ -30,8 +30,10 @@ use crate::time::{Duration, Instant};
 pub const RAISE_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest pause between two tries: a dead backend costs two small connections a second.
 pub const RAISE_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How long a drain gate stays quiet: twice the longest election timeout of the cluster. An old leader's lease ends before its voters'
-/// promises do, and one more such span covers what it had handed to its kernel.
+
+/// How long a drain gate stays quiet: twice the longest election timeout of the cluster. An old
+/// leader's lease ends before its voters' promises do, and one more such span covers what it had
+/// handed to its kernel.
 pub const fn quiet_period(election_timeout_max: Duration) -> Duration {
     election_timeout_max.saturating_mul(2)
 }

@@ -1,4 +1,4 @@
-//! The way of a request through one node, as one readable list of phases (design, section 7):
+//! The way of a request through one node, as one readable list of phases:
 //!
 //! 1. validate, strip hop-by-hop fields, drop our namespace, notice loops;
 //! 2. route, classify;

@@ -9,9 +9,9 @@ use crate::time::Duration;
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// Between two heartbeats of a leader. Default 50 ms (requirement M8).
+    /// Between two heartbeats of a leader. Default 50 ms.
     pub heartbeat_interval: Duration,
-    /// The shortest election timeout, and what a voter promises a leader. Default 150 ms (M7).
+    /// The shortest election timeout, and what a voter promises a leader. Default 150 ms.
     pub election_timeout_min: Duration,
     /// The longest election timeout; each campaign draws anew. Default 300 ms.
     pub election_timeout_max: Duration,
@@ -86,7 +86,7 @@ impl Config {
     /// The defaults for members in several regions, up to about 200 ms of round trip apart. A heartbeat
     /// interval holds a round trip, so that an answer is due before the next beat; an election timeout
     /// holds four of them, so that a lost one or two starts no election; and both bounds together keep
-    /// an election, with its two round trips, under 5 s (M1).
+    /// an election, with its two round trips, under 5 s.
     pub fn wan(id: NodeId) -> Self {
         Self {
             heartbeat_interval: Duration::from_millis(250),

@@ -1,7 +1,7 @@
 //! What every role shares: the durable state, the log, the promise, the queue of effects.
 //!
 //! Two rules live here and nowhere else. A message never leaves before the term it carries is
-//! durable (requirement M5), because [`Core::send`] adds that wait by itself; and an entry is
+//! durable (E4), because [`Core::send`] adds that wait by itself; and an entry is
 //! handed out for apply exactly once, because [`Core::commit_to`] is the only way to commit.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,9 +1,9 @@
 //! What goes into the core and what comes out.
 //!
 //! [`Input`] is everything that can happen to a node. [`Effect`]s are drained after each step, in
-//! order, and each names its own durability: a message or an answer with `after: Some(io)` is held
-//! until the persistence watermark reaches `io`. Only the core decides that; the driver and the
-//! simulator merely obey, so the wrong order cannot be written down anywhere else.
+//! order, and a message names what must be durable before it: with `after: Some(io)` it is held until
+//! the persistence watermark reaches `io`. Only the core decides that; the driver and the simulator
+//! merely obey, so the wrong order cannot be written down anywhere else.
 
 use bytes::Bytes;
 
@@ -55,8 +55,8 @@ pub enum Input {
         /// The last applied entry.
         index: LogIndex,
     },
-    /// The oldest write has been outstanding for longer than half an election timeout, or that
-    /// ended. A stalled leader steps down; a stalled node does not campaign (L9).
+    /// The oldest write has been outstanding for longer than half the longest election timeout, or
+    /// that ended. A stalled leader steps down; a stalled node does not campaign (L9).
     DiskStalled(bool),
     /// Something happened to the content of a snapshot.
     Snapshot(SnapshotInput),
@@ -229,7 +229,7 @@ pub enum Cause {
     NotAVoter,
 }
 
-/// Things worth counting; nothing depends on them.
+/// Things worth counting. Three of them also end the process: this node can't take part any more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The role changed.
@@ -261,8 +261,8 @@ pub enum Event {
         /// Who says so.
         by: NodeId,
     },
-    /// The membership that this node knows to be committed does not name it, and no leader is heard any
-    /// more: it was removed, or never added. The driver ends the process with this as its reason.
+    /// The membership that this node knows to be committed does not name it, though an earlier one did, and
+    /// no leader is heard any more: it was removed (MC-7). The driver ends the process with this as its reason.
     Removed {
         /// Where that membership stands in the log.
         at: LogIndex,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::quorum::agreed_jointly;
 
-/// One entry of the replicated log (requirement M5).
+/// One entry of the replicated log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// The term it was first appended in, and its position.
@@ -43,7 +43,7 @@ impl Entry {
     }
 }
 
-/// What must be durable before an answer that depends on it (requirement M5, thesis figure 3.1).
+/// What must be durable before an answer that depends on it (thesis figure 3.1).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// The latest term this node has seen.

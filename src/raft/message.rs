@@ -1,8 +1,8 @@
 //! What nodes say to each other, field by field.
 //!
-//! Names are those of the Raft paper and thesis (requirement M13). Every message carries the
-//! sender's term, its life and a session, so that anything late, duplicated or from an earlier
-//! life of the sender is recognised and dropped. Bytes become messages in `transport::codec`;
+//! Names are those of the Raft paper and thesis. Every message carries the sender's term, its life
+//! and a session, so that anything late, duplicated or from an earlier life of the sender is
+//! recognised and dropped. Bytes become messages in `transport::codec`;
 //! nothing here panics on what a peer may claim.
 
 use bytes::Bytes;
@@ -171,10 +171,9 @@ pub enum AppendResult {
 }
 
 /// A voter's word to the leader whose message it answers: it grants no other vote for
-/// `no_vote_for`, counted from the arrival of that message on its own clock. Two things end it
-/// early: a vote request with `transfer_from`, and (to come) a signed notice that the leader's
-/// process is dead. The leader counts its lease from what was promised, so nodes may run with
-/// different timers.
+/// `no_vote_for`, counted from the arrival of that message on its own clock. One thing ends it early:
+/// a vote request with `transfer_from` (T-3). The leader counts its lease from what was promised, so
+/// nodes may run with different timers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Promise {
     /// The voter's minimum election timeout. Zero: no promise.

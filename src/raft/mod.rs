@@ -8,8 +8,8 @@
 //! [`Node::view`] what is to be seen. The same inputs give the same effects, bit for bit, so the
 //! simulator runs the very code that serves.
 //!
-//! The core never waits. Whatever must be durable first says so itself: each [`effect::Effect`]
-//! names the write it has to wait for, and the driver merely obeys. Which write that is, is decided
+//! The core never waits. Whatever needs something durable first says so itself: each message among the
+//! [`effect::Effect`]s names the write it has to wait for, and the driver merely obeys. Which write that is, is decided
 //! in two lines of `core` (the term of a message, always) and where the effect is made.
 //!
 //! # The way through a leader's life
@@ -45,7 +45,7 @@
 //!
 //! **Membership.** A change of voters goes through a joint configuration in which both the old and the new
 //! majority must agree; learners come and go in one step. A membership is in force from the moment it is
-//! appended, and again no more when the log is cut. Whoever leads when the joint one is committed appends the
+//! appended, and no longer once the log is cut before it. Whoever leads when the joint one is committed appends the
 //! final one (`reconfigure`). A node with a new data directory under an old id is refused until a membership
 //! names that directory (V8).
 //!
@@ -56,9 +56,11 @@
 //! | file | idea |
 //! |---|---|
 //! | `message`, `entry`, `config`, `effect`, `view` | the vocabulary: what is said, kept, set, done, seen |
+//! | `leadership` | the part of what is seen that the edges decide by |
 //! | `log` | terms, positions, memberships; which writes are under way |
 //! | `core` | what every role shares; sending and committing |
 //! | `election`, `follower`, `leader` | the roles; each knows only itself and the core |
+//! | `directory` | which data directory is meant by a name that several have had |
 //! | `fetch` | a follower fetches a snapshot |
 //! | `progress`, `read_index`, `transfer`, `reconfigure` | the leader's four concerns |
 //! | `receive` | what a message goes through before a role sees it |

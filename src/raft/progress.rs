@@ -13,9 +13,10 @@
 //!
 //! *Probe* looks for the last common entry, one message at a time. *Replicate* streams ahead of
 //! the answers, bounded by messages and by bytes in flight. *Snapshot* offers one snapshot at every
-//! heartbeat, always the same (N7), until the follower has it; the follower fetches it by itself. Heartbeats are outside of both: they
-//! name the last entry that is known to match, so they are always accepted, and never wait for a
-//! window (and so one that does *not* fit is a proof of lost data, C14).
+//! heartbeat, always the same (N7), until the follower has it; the follower fetches it by itself.
+//! Heartbeats are outside of all three: they name the last entry that is known to match, so they are
+//! always accepted, and never wait for a window (and so one that does *not* fit is a proof of lost
+//! data, C14).
 //!
 //! All of it belongs to one [`Session`]; within it `match_index` never falls (C5).
 

@@ -23,8 +23,8 @@ use crate::raft::node::{Node, Role};
 use crate::raft::read_index::Reader;
 use crate::time::Duration;
 
-/// No honest cluster gets here: at a thousand elections a second it would take longer than the
-/// universe has existed. A peer that claims more is mistaken.
+/// No honest cluster gets here: at a thousand elections a second it would take three hundred million
+/// years. A peer that claims more is mistaken.
 const HIGHEST_NUMBER: u64 = u64::MAX / 2;
 
 /// How far a term may lie above the own one: a thousand elections a second for thirty years. One

@@ -1,5 +1,6 @@
-//! What a node shows of itself after a step: for the driver, the status page and the simulator's
-//! invariants. Nothing reads the core's state in any other way.
+//! Everything that a node shows of itself after a step: for status pages, metrics and the simulator's
+//! invariants. What is decided by, in every turn and at every request, is the smaller
+//! [`Leadership`](crate::raft::leadership::Leadership).
 
 use crate::ids::{Life, LogId, LogIndex, NodeId, Term};
 use crate::raft::effect::RoleKind;

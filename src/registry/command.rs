@@ -2,7 +2,7 @@
 //!
 //! Each command carries the term it was decided in; apply refuses one of an older term than the
 //! entry that carries it, so that a leader which was deposed while it decided can't act through
-//! its successor (P1, requirement M9).
+//! its successor (P1).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,7 @@
 //! - a **no-op** records who leads its term, and has no answer;
 //! - a **membership** is remembered, and has no answer;
 //! - a **command** is answered. One that was decided in an older term than it was appended in has
-//!   no effect (P1, requirement M9); one that can't be read has no effect either, on any node, and
+//!   no effect (P1); one that can't be read has no effect either, on any node, and
 //!   is counted.
 //!
 //! A version is the log index of a key's last modification, never a counter beside the key: a key

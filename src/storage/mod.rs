@@ -1,7 +1,7 @@
 //! What a node must not forget: its vote, its term and its log, in one redb file.
 //!
-//! The idea is to do little and to check everything. A node's whole durable state is two tables and
-//! a header, written by one thread, read once at start. What is written is exactly the queue of
+//! The idea is to do little and to check everything. A node's whole durable state is four small tables
+//! (and the snapshots' files), written by one thread, read once at start. What is written is exactly the queue of
 //! [`Persist`]s that the core made, in its order; a transaction takes any number of them (group
 //! commit) and either all or none of them are there after a crash. So hard state and log can never
 //! disagree about which came first.
@@ -80,7 +80,7 @@ use crate::time::Duration;
 /// The data file.
 pub const FILE_NAME: &str = "termgate.redb";
 
-/// Memory for redb's page cache. The log is read once, at start, and the inner pages of three small
+/// Memory for redb's page cache. The log is read once, at start, and the inner pages of four small
 /// trees fit many times over; redb's own default (1 GiB) would be most of a node's memory.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -239,7 +239,7 @@ impl Store {
         Ok(tip)
     }
 
-    /// One element of the queue: hard state, then truncation, then new entries.
+    /// One element of the queue: hard state, then the log's new beginning, truncation, new entries.
     fn apply(
         &self,
         log: &mut Table<'_, u64, &'static [u8]>,

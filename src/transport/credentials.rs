@@ -2,7 +2,7 @@
 //! connections live.
 //!
 //! TLS configurations are made once and ask [`Credentials`] at every handshake; after `reload` new
-//! connections use the new files and old connections go on with what they have (M21).
+//! connections use the new files and old connections go on with what they have.
 
 mod inspect;
 

@@ -4,9 +4,9 @@
 //! dialled connection to every other member; what it sends goes through the queues of `peer`,
 //! heartbeats beside and never behind appends. On the accepting side `admission` lets a
 //! connection in only when its certificate names a member, and `reader` accepts a message only in
-//! the name of that member. Who the members are changes while this runs: [`roster`] says it. Who refuses says why in the close frame (`refusal`), so both sides log
-//! it. `tls` and `credentials` are also what the TCP edges use. The bytes are in
-//! `proto-spec/wire.md`; rules are cited as W-n.
+//! the name of that member. Who the members are changes while this runs: [`roster`] says it. Who
+//! refuses says why in the close frame (`refusal`), so both sides log it. `tls` and `credentials` are
+//! also what the TCP edges use. The bytes are in `proto-spec/wire.md`; rules are cited as W-n.
 //!
 //! | file | idea |
 //! |---|---|
@@ -29,8 +29,8 @@
 //! | `reader` | what is heard |
 //! | `endpoint` | the mesh |
 //!
-//! Left out: datagrams, 0-RTT, migration,
-//! certificate revocation lists (removing a member closes its connections).
+//! Left out: datagrams, 0-RTT, migration, certificate revocation lists (removing a member closes its
+//! connections).
 
 pub mod address;
 pub mod codec;

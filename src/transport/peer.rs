@@ -2,8 +2,8 @@
 //!
 //! Each side sends only on the connection that it dialled. There, control messages, appends and pieces of
 //! snapshots have a stream and a queue of their own, so that a heartbeat is never behind a large append,
-//! and neither is behind a snapshot (T3). W-10: nothing is carried over from a lost connection to the next: Raft sends again by
-//! itself, and old messages would only be dropped there as late (T1).
+//! and neither is behind a snapshot (T3). W-10: nothing is carried over from a lost connection to the
+//! next: Raft sends again by itself, and old messages would only be dropped there as late (T1).
 
 use std::sync::Arc;
 use std::time::Duration;
