@@ -165,7 +165,7 @@ impl Door {
         serve(node, connection.clone()).await;
         self.state().live.retain(|(_, other)| other.stable_id() != id);
         if let Some(end) = connection.close_reason() {
-            self.refusals.note_end_of(node, &connection, &end);
+            self.refusals.note_end(connection.remote_address(), Some(node), &end);
         }
     }
 

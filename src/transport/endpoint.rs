@@ -1,11 +1,10 @@
 //! The mesh of Raft connections: one endpoint, one dialled connection to each other member (W-1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use quinn::Connection;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::ids::NodeId;
@@ -101,15 +100,6 @@ impl PeerNet {
             return;
         }
         self.door.set_roster(roster);
-        let counts = |node| roster.members.contains_key(&node) || roster.open;
-        self.routes.refusals().still_removed_by(|node| counts(node) && !roster.removed.contains(&node));
-    }
-
-    /// The nodes that say that this one was removed from the cluster, until they dial it again or are no
-    /// members any more (W-14). One that lags behind may be wrong about a node that was added again, so
-    /// this is for people to see, and no reason to end.
-    pub fn removed_by(&self) -> watch::Receiver<BTreeSet<NodeId>> {
-        self.routes.refusals().removed_by().subscribe()
     }
 
     /// The members that this node has a connection to now.
@@ -141,7 +131,6 @@ fn accept(door: &Arc<Door>, routes: &Arc<Routes>, messages: Inbound) -> AbortHan
     let serve = move |from: NodeId, connection: Connection| {
         // It dialled us, so it is alive, and does not count us out: dial it now, and not after the pause.
         ears.routes.nudge(from);
-        ears.routes.refusals().still_removed_by(|node| node != from);
         ears.clone().hear(from, connection)
     };
     tokio::spawn(Arc::clone(door).run(is_member, serve)).abort_handle()

@@ -216,7 +216,7 @@ impl Keeper {
         self.current.send_replace(Some(connection.clone()));
         let end = connection.closed().await;
         self.current.send_replace(None);
-        let verdict = self.dialer.refusals.note_end_of(self.to, &connection, &end);
+        let verdict = self.dialer.refusals.note_end(connection.remote_address(), Some(self.to), &end);
         tracing::debug!(node = %self.to, "the connection ended: {end}");
         if verdict.is_some() { PAUSE_REFUSED } else { PAUSE_MIN }
     }

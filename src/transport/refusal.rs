@@ -4,7 +4,7 @@
 //! logs. In TLS 1.3 a client is done before the server has judged its certificate, so the dialling
 //! side learns of a refusal only when the connection closes, and reports it then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -13,7 +13,6 @@ use std::sync::{Mutex, PoisonError};
 use quinn::{Connection, ConnectionError, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::sync::watch;
 
 use crate::clock;
 use crate::ids::NodeId;
@@ -68,18 +67,16 @@ const REMOVED: VarInt = VarInt::from_u32(2);
 /// The codes that are sent only before anything on the connection was read.
 const AT_THE_DOOR: Range<u64> = 0x10..0x20;
 
-const REMOVED_NAME: &str = "removed";
-
 const NAMES: [(u32, &str); 12] = [
     (0x01, "superseded"),
-    (0x02, REMOVED_NAME),
+    (0x02, "removed"),
     (0x10, "no-identity"),
     (0x11, "wrong-cluster"),
     (0x12, "not-a-node"),
     (0x13, "wrong-node"),
     (0x14, "not-a-member"),
     (0x15, "too-many-connections"),
-    (0x16, REMOVED_NAME),
+    (0x16, "removed"),
     (0x20, "protocol-version"),
     (0x21, "impostor"),
     (0x22, "malformed"),
@@ -195,14 +192,12 @@ fn readable(bytes: &[u8]) -> String {
 pub(crate) struct Refusals {
     metrics: Metrics,
     protocol: &'static str,
-    /// Who says that this node was removed (W-14).
-    removed_by: watch::Sender<BTreeSet<NodeId>>,
     logged: Mutex<BTreeMap<(IpAddr, By, &'static str), Instant>>,
 }
 
 impl Refusals {
     pub(crate) fn new(metrics: Metrics, protocol: &'static str) -> Self {
-        Self { metrics, protocol, removed_by: watch::Sender::default(), logged: Mutex::default() }
+        Self { metrics, protocol, logged: Mutex::default() }
     }
 
     /// This side refuses; the connection is closed with the reason.
@@ -214,7 +209,8 @@ impl Refusals {
         self.note(connection.remote_address(), claimed, &verdict);
     }
 
-    /// A connection ended: reports a refusal by either side, and stays silent otherwise.
+    /// A connection ended: reports a refusal by either side, and stays silent otherwise. Also that this node
+    /// was removed is reported and no more (W-14): the other side may be behind.
     pub(crate) fn note_end(
         &self,
         peer: SocketAddr,
@@ -224,34 +220,6 @@ impl Refusals {
         let found = verdict(error)?;
         self.note(peer, claimed, &found);
         Some(found)
-    }
-
-    /// The same for a connection that is known to be `node`'s.
-    pub(crate) fn note_end_of(
-        &self,
-        node: NodeId,
-        connection: &Connection,
-        error: &ConnectionError,
-    ) -> Option<Verdict> {
-        let found = self.note_end(connection.remote_address(), Some(node), error)?;
-        if found.by == By::Peer && found.name == REMOVED_NAME {
-            self.removed_by.send_if_modified(|by| by.insert(node));
-        }
-        Some(found)
-    }
-
-    /// Who says that this node was removed.
-    pub(crate) fn removed_by(&self) -> &watch::Sender<BTreeSet<NodeId>> {
-        &self.removed_by
-    }
-
-    /// Forgets who said so and is not among those whose word counts.
-    pub(crate) fn still_removed_by(&self, counts: impl Fn(NodeId) -> bool) {
-        self.removed_by.send_if_modified(|by| {
-            let before = by.len();
-            by.retain(|node| counts(*node));
-            by.len() != before
-        });
     }
 
     /// Counts a drop that ends no connection.

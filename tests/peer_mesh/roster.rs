@@ -30,10 +30,6 @@ impl Node {
         until("the end of the connection", || !self.net.connected().contains(&NodeId(id))).await;
     }
 
-    fn is_told_by(&self) -> Vec<u64> {
-        self.net.removed_by().borrow().iter().map(|id| id.0).collect()
-    }
-
     /// Says `id` again and again until it is heard: while a connection comes up, messages may be lost.
     async fn reaches(&self, other: &mut Self, id: u64, to: u64) {
         let heard = async {
@@ -88,14 +84,12 @@ async fn a_removed_member_is_told_and_refused_until_it_is_added_again() {
     b.net.send(ask(2, 1, 1));
     assert_eq!(a.hears().await, ask(2, 1, 1));
     let (start, address) = (Instant::now(), b.address().to_string());
-    let mut told = b.net.removed_by();
     a.follows(&[(1, "self")], &[2], false);
     assert!(a.net.connected().is_empty());
     b.lost(1).await;
     assert!(start.elapsed() < Duration::from_secs(1), "it waited for the idle timeout");
     // Both connections were in use, and b hears on both why they end.
     until("the removed side's count", || b.refused_by_peer("removed") == 2).await;
-    within("the word of it", told.wait_for(|by| by.contains(&NodeId(1)))).await.unwrap();
     // It tries again, but at the pace of one who was refused.
     until("a refusal", || a.refused("removed") > 0).await;
     assert!(start.elapsed() > Duration::from_millis(900), "it dialled again after {:?}", start.elapsed());
@@ -104,10 +98,8 @@ async fn a_removed_member_is_told_and_refused_until_it_is_added_again() {
 
     a.knows(&[(2, &address)]);
     a.connected_to(2).await;
-    within("the word that it is over", told.wait_for(|by| by.is_empty())).await.unwrap();
     a.reaches(&mut b, 1, 2).await;
     b.reaches(&mut a, 2, 1).await;
-    assert!(b.is_told_by().is_empty());
 }
 
 /// W-5, W-14: also on the connection that the others dialled, when its own never came up.
@@ -119,18 +111,6 @@ async fn a_removed_member_is_told_by_who_dialled_it() {
     a.reaches(&mut b, 1, 2).await;
     a.follows(&[], &[2], false);
     until("the removed side's count", || b.refused_by_peer("removed") == 1).await;
-    assert_eq!(b.is_told_by(), [1]);
-}
-
-/// W-14: whose word counts no more is not shown any more.
-#[tokio::test]
-async fn what_a_former_member_said_of_this_node_is_forgotten_with_it() {
-    let pki = Pki::new();
-    let (a, b) = pair(&pki).await;
-    a.follows(&[], &[2], false);
-    until("the word of it", || b.is_told_by() == [1]).await;
-    b.follows(&[(3, NOWHERE)], &[], false);
-    assert!(b.is_told_by().is_empty());
 }
 
 /// W-11: an addition that was never committed and is gone from the log is no removal.
@@ -143,7 +123,6 @@ async fn a_member_that_is_not_named_any_more_is_closed_without_being_called_remo
     b.lost(1).await;
     crate::both_count(&a, &b, "not-a-member").await;
     assert_eq!(b.refused_by_peer("removed") + a.refused("removed"), 0);
-    assert!(b.is_told_by().is_empty());
 }
 
 /// W-11.
@@ -162,8 +141,9 @@ async fn of_two_changes_at_once_the_last_one_holds() {
     a.connected_to(2).await;
     a.reaches(&mut b, 1, 2).await;
     a.knows(&[(2, &address), (3, NOWHERE)]);
+    let before = b.refused_by_peer("removed");
     a.follows(&[(3, NOWHERE)], &[2], false);
-    until("the word of it", || b.is_told_by() == [1]).await;
+    until("the removed side's count", || b.refused_by_peer("removed") > before).await;
     assert!(a.net.connected().is_empty());
 }
 
