@@ -8,21 +8,27 @@
 //! how much is to come and whether it has arrived; that costs a second pass over the state, which is
 //! encoded twice and kept once. The content is that of a snapshot, byte for byte.
 //!
-//! A file is made under another name, flushed, read back and verified as a restore will do it, and only
-//! then given its own (BK-4).
+//! | file | idea |
+//! |---|---|
+//! | `draft` | the file while it is written |
+//! | `error` | why a file is no backup, or none was made |
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+mod draft;
+mod error;
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use self::draft::{Draft, save};
+pub use self::error::BackupError;
+use self::error::Named;
 use crate::clock;
 use crate::ids::{LogId, NodeId, Term};
 use crate::raft::entry::Membership;
@@ -42,9 +48,6 @@ const HEAD_BYTES: u32 = 1024 * 1024;
 const DIGEST_BYTES: usize = 32;
 /// Read and written in pieces of this size.
 const PIECE_BYTES: usize = 256 * 1024;
-/// The registry's values may be secret.
-const FILE_MODE: u32 = 0o600;
-
 /// How far a backup can be trusted to hold what was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -198,10 +201,6 @@ impl Backup {
         Ok(Self { header, machine })
     }
 }
-
-/// A file by its name, which every error tells.
-struct Named(String);
-
 impl Named {
     /// BK-1, BK-2: the head, and how many bytes it takes with all around it.
     fn header(&self, reader: &mut impl Read) -> Result<(Header, u64), BackupError> {
@@ -276,183 +275,10 @@ impl Named {
         Ok(machine)
     }
 }
-
 impl Named {
     /// Reads up to `count` bytes more; fewer only at the end of the file.
     fn fill(&self, reader: &mut impl Read, into: &mut Vec<u8>, count: u64) -> Result<(), BackupError> {
         reader.take(count).read_to_end(into).map(|_| ()).map_err(|e| self.io("reading it", e))
-    }
-
-    fn short(&self, have: u64, wanted: u64) -> BackupError {
-        BackupError::Short { file: self.0.clone(), have, wanted }
-    }
-
-    fn damaged(&self, what: impl Into<String>) -> BackupError {
-        BackupError::Damaged { file: self.0.clone(), what: what.into() }
-    }
-
-    fn io(&self, doing: &'static str, source: io::Error) -> BackupError {
-        BackupError::Io { file: self.0.clone(), doing, source }
-    }
-}
-
-/// A backup's file while it is written. Unless it is finished, nothing of it stays.
-#[derive(Debug)]
-pub struct Draft {
-    file: File,
-    path: PathBuf,
-    out: PathBuf,
-    replace: bool,
-}
-
-impl Draft {
-    /// Begins the file that shall be `out`; `replace` allows one that is there already to go.
-    ///
-    /// # Errors
-    /// When `out` exists and must not be replaced, or its directory can't be written.
-    pub fn create(out: &Path, replace: bool) -> Result<Self, BackupError> {
-        let shown = Named(out.display().to_string());
-        if out.symlink_metadata().is_ok() && !replace {
-            return Err(BackupError::Exists { file: shown.0 });
-        }
-        let name = out.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = name.ok_or_else(|| shown.io("making it", ErrorKind::InvalidInput.into()))?;
-        let path = out.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&path);
-        let file = options.map_err(|e| shown.io("making it", e))?;
-        Ok(Self { file, path, out: out.to_owned(), replace })
-    }
-
-    /// Writes the next bytes.
-    ///
-    /// # Errors
-    /// When the disk fails or is full.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
-        self.file.write_all(bytes).map_err(|e| self.named().io("writing it", e))
-    }
-
-    /// BK-4: flushes the file, reads it back and verifies it, and gives it its name.
-    ///
-    /// # Errors
-    /// When it is no whole backup, its name was taken meanwhile, or the disk fails.
-    pub fn finish(self) -> Result<Backup, BackupError> {
-        self.file.sync_all().map_err(|e| self.named().io("flushing it", e))?;
-        // Told by the name that was asked for: the other is gone when the message is read.
-        let backup = Backup::read(&self.path).map_err(|e| e.renamed(&self.out))?;
-        self.settle().map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => BackupError::Exists { file: self.named().0 },
-            _ => self.named().io("naming it", e),
-        })?;
-        Ok(backup)
-    }
-
-    fn settle(&self) -> io::Result<()> {
-        if self.replace {
-            fs::rename(&self.path, &self.out)?;
-        } else {
-            // Unlike a rename, a link never replaces; the drop removes the first name. Where a file has one
-            // name only, an empty one holds the place.
-            fs::hard_link(&self.path, &self.out).or_else(|e| match e.kind() {
-                ErrorKind::AlreadyExists => Err(e),
-                _ => File::create_new(&self.out).and_then(|_| fs::rename(&self.path, &self.out)),
-            })?;
-        }
-        let parent = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-    }
-
-    fn named(&self) -> Named {
-        Named(self.out.display().to_string())
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After a rename there is nothing left under this name.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Writes the backup of `machine` to `out`; see [`Draft`].
-///
-/// # Errors
-/// As [`Draft::create`], [`Draft::push`] and [`Draft::finish`].
-pub fn save(out: &Path, replace: bool, header: &Header, machine: &Machine) -> Result<Backup, BackupError> {
-    let mut draft = Draft::create(out, replace)?;
-    write(header, machine, |piece| draft.push(&piece))?;
-    draft.finish()
-}
-
-/// Why a file is no backup, or none was made. Nothing was changed.
-#[derive(Debug, Error)]
-pub enum BackupError {
-    /// It does not begin like one.
-    #[error("{file} is no termgate backup; take the file that `termgate backup` has made")]
-    Foreign {
-        /// The file.
-        file: String,
-    },
-    /// Another format.
-    #[error(
-        "{file} has backup format {found}, and termgate {ours} reads format {FORMAT}; use the version of \
-         termgate that made it, or a later one"
-    )]
-    Version {
-        /// The file.
-        file: String,
-        /// Its format.
-        found: u32,
-        /// This version.
-        ours: &'static str,
-    },
-    /// Some of it is missing.
-    #[error(
-        "{file} ends too early: {have} of {wanted} bytes are there; copy it again, or take another backup"
-    )]
-    Short {
-        /// The file.
-        file: String,
-        /// Bytes that are there.
-        have: u64,
-        /// Bytes that should be.
-        wanted: u64,
-    },
-    /// Some of it is not what was written.
-    #[error("{file} is damaged: {what}; copy it again, or take another backup")]
-    Damaged {
-        /// The file.
-        file: String,
-        /// What does not fit.
-        what: String,
-    },
-    /// A file is there already.
-    #[error("{file} exists already and is not overwritten; name another file, or give --force")]
-    Exists {
-        /// The file.
-        file: String,
-    },
-    /// The file can't be read or written.
-    #[error("{file}: {doing} failed: {source}")]
-    Io {
-        /// The file.
-        file: String,
-        /// What was under way.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl BackupError {
-    fn renamed(mut self, path: &Path) -> Self {
-        let (Self::Foreign { file }
-        | Self::Version { file, .. }
-        | Self::Short { file, .. }
-        | Self::Damaged { file, .. }
-        | Self::Exists { file }
-        | Self::Io { file, .. }) = &mut self;
-        *file = path.display().to_string();
-        self
     }
 }
 
@@ -462,6 +288,9 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -469,7 +298,7 @@ mod tests {
     use crate::raft::entry::{Entry, Payload};
     use crate::registry::command::{Command, Condition, Op};
 
-    fn state(keys: u64) -> Machine {
+    pub(super) fn state(keys: u64) -> Machine {
         let mut machine = Machine::new(Vec::new());
         for index in 1..=keys {
             let value = Bytes::from(vec![index as u8; 3000]);
@@ -481,13 +310,13 @@ mod tests {
         machine
     }
 
-    fn taken() -> Taken {
+    pub(super) fn taken() -> Taken {
         let membership = Membership::of_voters([NodeId(1), NodeId(2)]);
         let (cluster, origin) = ("orders".to_owned(), Origin::Linearizable);
         Taken { cluster, node: NodeId(2), origin, term: Term(5), membership }
     }
 
-    fn saved(dir: &TempDir, machine: &Machine) -> (PathBuf, Header) {
+    pub(super) fn saved(dir: &TempDir, machine: &Machine) -> (PathBuf, Header) {
         let (path, header) = (dir.path().join("a.backup"), Header::describe(machine, taken()));
         save(&path, false, &header, machine).unwrap();
         (path, header)
@@ -575,47 +404,5 @@ mod tests {
         assert!(error.contains("has backup format 2, and termgate "), "{error}");
         assert!(matches!(refusal(&path, b"PK\x03\x04 a zip file, say"), BackupError::Foreign { .. }));
         assert!(matches!(refusal(&path, b""), BackupError::Foreign { .. }));
-    }
-
-    fn names(dir: &TempDir) -> Vec<String> {
-        let names = fs::read_dir(dir.path()).unwrap();
-        names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
-    }
-
-    /// BK-4.
-    #[test]
-    fn a_file_has_its_name_only_when_it_is_whole() {
-        let (dir, machine) = (TempDir::new().unwrap(), state(5));
-        let path = dir.path().join("a.backup");
-        let header = Header::describe(&machine, taken());
-        let mut draft = Draft::create(&path, false).unwrap();
-        let Ok(()) = write::<std::convert::Infallible>(&header, &machine, |piece| {
-            draft.push(&piece[..piece.len() - 1]).unwrap();
-            Ok(())
-        });
-        assert!(!path.exists());
-        let error = draft.finish().unwrap_err();
-        assert!(matches!(error, BackupError::Short { .. }), "{error}");
-        assert!(error.to_string().contains("a.backup ends"), "{error}");
-        assert_eq!(names(&dir), Vec::<String>::new(), "nothing of it stays");
-    }
-
-    /// BK-4.
-    #[test]
-    fn an_earlier_backup_is_replaced_only_by_force() {
-        let (dir, machine) = (TempDir::new().unwrap(), state(5));
-        let (path, header) = saved(&dir, &machine);
-        let before = fs::read(&path).unwrap();
-        assert!(matches!(Draft::create(&path, false), Err(BackupError::Exists { .. })));
-        // One that appears while another is written.
-        fs::remove_file(&path).unwrap();
-        let mut draft = Draft::create(&path, false).unwrap();
-        write(&header, &machine, |piece| draft.push(&piece)).unwrap();
-        fs::write(&path, "somebody else's").unwrap();
-        assert!(matches!(draft.finish(), Err(BackupError::Exists { .. })));
-        assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
-        save(&path, true, &header, &machine).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), before);
-        assert_eq!(names(&dir), ["a.backup"]);
     }
 }
