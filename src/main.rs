@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use termgate::app::{join, node, sidecar};
+use termgate::app::{join, node, progress, sidecar};
 use termgate::cli::node::{Joining, Start};
 use termgate::cli::{Cli, Command, Failure};
 use termgate::config::issue::{Checked, Invalid};
@@ -58,7 +58,7 @@ fn run(cli: Cli) -> Result<String, Failure> {
 async fn join_and_run(joining: &Joining) -> Result<(), Failure> {
     join::join(joining).await?;
     let config = accepted(config::load_node(&joining.config))?;
-    tokio::spawn(join::tell_progress(config.clone(), joining.voter));
+    tokio::spawn(progress::tell(config.clone(), joining.voter));
     node::run(config).await.map_err(failed)
 }
 
