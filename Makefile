@@ -25,8 +25,9 @@ fmt: ## is the code formatted?
 	cargo fmt --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
-lint: ## clippy over everything; a warning is an error
+lint: ## clippy over everything, and the links of the documentation; a warning is an error
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib
 
 unit: ## all tests: units, scripts, simulator, real processes, real servers
 	cargo test --locked

@@ -15,6 +15,9 @@
 //! | `table` | aligned columns |
 //! | `tools` | the commands that are no server |
 
+// Comments on arguments are the help that is printed, as they stand.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
 pub mod backup;
 pub mod client;
 pub mod disaster;

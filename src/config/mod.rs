@@ -1,8 +1,8 @@
 //! The configuration: one TOML file, overridden by the environment, checked as a whole.
 //!
 //! Reading goes in three steps, each in its own file, and none of them stops at the first mistake:
-//! the text becomes a table, [`environment`] lays `TERMGATE_<SECTION>__<KEY>` over it, and `node` or
-//! `guard` takes the keys out one by one ([`section`]), looks at the files that they name ([`files`]),
+//! the text becomes a table, `environment` lays `TERMGATE_<SECTION>__<KEY>` over it, and `node` or
+//! `guard` takes the keys out one by one (`section`), looks at the files that they name (`files`),
 //! and checks what they mean together. An error names the file or the variable, the key, and the mend;
 //! the program fails once, with all of them.
 //!

@@ -7,7 +7,7 @@
 //!
 //! The two arrows race, and exactly one wins: the step is one compare-and-swap, taken **before**
 //! the last piece of content is handed on. The write is in flight until both the inner service has
-//! answered and the content is done with; each holds a share of [`InFlight`].
+//! answered and the content is done with; each holds a share of `InFlight`.
 
 use std::pin::Pin;
 use std::sync::Arc;

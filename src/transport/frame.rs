@@ -2,7 +2,7 @@
 //! it, and memory grows only with bytes that arrived (W-7).
 //!
 //! Everything here is cancel safe: what was read stays in the source until it is handed out. What is made of
-//! the bytes is [`Arrived`]'s and knows no stream, so that anything a peer could send can be tried on it.
+//! the bytes is `Arrived`'s and knows no stream, so that anything a peer could send can be tried on it.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
