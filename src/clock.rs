@@ -4,7 +4,7 @@
 //! that its holder slept through; `std::time::Instant` stops there (rust-lang/rust#87906). The
 //! wall clock is for dates: those of certificates, of invitations, and times for people.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -23,6 +23,11 @@ pub fn monotonic() -> Instant {
 /// The wall clock. Nothing about leadership, leases or fences may depend on it.
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// The wall clock in whole seconds since 1970; 0 before that.
+pub fn unix_seconds() -> u64 {
+    wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn read(id: ClockId) -> Instant {

@@ -15,8 +15,6 @@
 //! invitation good for one machine only is the log: the first request that is redeemed is the only one, and it
 //! may come again when its answer was lost.
 
-use std::time::UNIX_EPOCH;
-
 use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 use bytes::Bytes;
@@ -60,7 +58,7 @@ pub(super) async fn invite(
     let authority = authority(context)?;
     let token = Token::draw(authority.cluster(), id, authority.fingerprint())
         .ok_or_else(|| Problem::new(Kind::NotReady, "the system has no random numbers"))?;
-    let (made_at, verifier) = (wall_seconds(), token.verifier());
+    let (made_at, verifier) = (clock::unix_seconds(), token.verifier());
     let invitation = Invitation { node: id, verifier, made_at, expires_at: made_at.saturating_add(ttl_s) };
     let inner = internal(request, INVITE, &invitation);
     let hold = Hold::new(context, caller, Effect::Write);
@@ -173,7 +171,7 @@ async fn verified(
             "no invitation for this id fits the token: another one was made since, or the member was removed",
         )
     })?;
-    if open.expires_at <= wall_seconds() {
+    if open.expires_at <= clock::unix_seconds() {
         return Err(refused(&format!("the invitation expired at {}", on_the_wall(open.expires_at))));
     }
     Ok(open)
@@ -233,11 +231,6 @@ fn internal(request: &Request<Bytes>, target: &'static str, content: &impl Seria
     let name = request.headers().get(REQUEST_ID).cloned();
     inner.headers_mut().extend(name.map(|name| (REQUEST_ID, name)));
     inner
-}
-
-/// Seconds since 1970.
-fn wall_seconds() -> u64 {
-    clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn on_the_wall(seconds: u64) -> String {

@@ -295,9 +295,7 @@ fn warn_if_readable_by_others(key: &Path) {
 }
 
 fn warn_if_out_of_date(cert: &Path, not_before: i64, not_after: i64) {
-    let now = clock::wall()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
     if now < not_before || now > not_after {
         tracing::warn!(
             cert = %cert.display(),
