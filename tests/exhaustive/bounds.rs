@@ -89,6 +89,9 @@ const FRESH: &[Start] = &[(NO_LOG, 0); 5];
 /// Figure 8 of the Raft paper after its first two terms: each leader reached nobody.
 const DIVERGED: &[Start] = &[(&[1], 2), (&[2], 2), (NO_LOG, 2)];
 
+/// A leader of term 1 whose no-op got to one more disk of five.
+const PARTED: &[Start] = &[(&[1], 1), (&[1], 1), (NO_LOG, 1), (NO_LOG, 1), (NO_LOG, 1)];
+
 const BASE: Bound = Bound {
     name: "",
     nodes: 3,
@@ -118,7 +121,7 @@ const LEASE: Bound = Bound { time: TRUE_TIME, behind: 1, inflight: 1, led: true,
 const FENCE: Bound =
     Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(Limits { writes: 2, crashes: 0 }), ..BASE };
 const MEMBERSHIP: Bound = Bound { time: OWN_TIME, learners: 2, entries: 5, inflight: 1, led: true, ..BASE };
-const FIVE: Bound = Bound { nodes: 5, winners_resign: true, ..BASE };
+const FIVE: Bound = Bound { nodes: 5, terms: 1, winners_resign: true, ..BASE };
 
 /// Small enough for every run of the tests.
 pub fn quick() -> Vec<Bound> {
@@ -146,16 +149,20 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "iii reads, two", reads: 2, inflight: 1, ..READS },
         Bound { name: "iii reads, heartbeats", time: OWN_TIME, inflight: 1, ..READS },
         Bound { name: "iv lease, two terms", ..LEASE },
+        Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
         Bound { name: "v fence", ..FENCE },
+        Bound { name: "vi five nodes", ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
     ]
 }
 
-/// Those of which the end was never reached. They are searched when `BOUND` names them.
+/// Those whose end was not reached in the time there was. They are searched when `BOUND` names them.
 pub fn open() -> Vec<Bound> {
     vec![
-        Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
-        Bound { name: "vi five nodes", ..FIVE },
+        Bound { name: "vi five nodes, crash", crashes: 1, ..FIVE },
+        Bound { name: "vi five nodes, logs", terms: 2, start: PARTED, ..FIVE },
+        Bound { name: "vi five nodes, crowded", inflight: 3, ..FIVE },
+        Bound { name: "vi five nodes, two terms", terms: 2, ..FIVE },
         Bound { name: "vii membership, crash", crashes: 1, ..MEMBERSHIP },
     ]
 }

@@ -10,6 +10,7 @@ use termgate::ids::{NodeId, Session};
 
 use crate::bounds::Bound;
 use crate::canon::{END, is_length, kind_of, print_of};
+use crate::world::MAX_NODES;
 
 /// The new place of each place.
 pub type Renaming = Vec<usize>;
@@ -45,6 +46,25 @@ pub fn prints(words: &[u128], renamings: &[Renaming]) -> Vec<u128> {
         return vec![print_of(words.iter().copied())];
     }
     renamings.iter().map(|renaming| print_of(renamed(words, renaming).into_iter())).collect()
+}
+
+/// What a canonical form and its renamed ones have in common.
+pub fn colour(prints: &[u128]) -> u64 {
+    prints.iter().fold(0u128, |sum, print| sum.wrapping_add(*print)) as u64
+}
+
+/// Whether a renaming puts nodes of these colours in order, voters and learners among themselves; `from` is its
+/// inverse. Some renaming does, and a renamed world allows the same results: it is enough to look at these.
+/// Where all colours differ that is one of 120.
+pub fn is_in_order(colours: &[u64; MAX_NODES], from: &[usize], bound: &Bound) -> bool {
+    let voters = bound.voters();
+    (1..bound.nodes).all(|at| at == voters || colours[from[at - 1]] <= colours[from[at]])
+}
+
+/// Where what `renaming` puts at each place comes from.
+pub fn inverse(renaming: &[usize]) -> Renaming {
+    let from = |place| renaming.iter().position(|to| *to == place).expect("every place is one's");
+    (0..renaming.len()).map(from).collect()
 }
 
 fn renamed(words: &[u128], renaming: &Renaming) -> Vec<u128> {

@@ -41,6 +41,8 @@ pub struct Facts {
     pub questions: u64,
     /// The canonical form under each renaming of the bound; the first is the identity.
     pub prints: Vec<u128>,
+    /// The same under every renaming.
+    pub colour: u64,
 }
 
 /// What the search looks at of a message.
@@ -132,6 +134,8 @@ impl<T> Interner<T> {
 pub struct Tables {
     pub bound: Bound,
     pub renamings: Vec<Renaming>,
+    /// The inverse of each of them.
+    pub inverses: Vec<Renaming>,
     pub stations: Interner<Facts>,
     pub letters: Interner<Letter>,
     backends: Interner<Backend>,
@@ -160,7 +164,8 @@ impl Tables {
     pub fn new(bound: Bound) -> Self {
         let (stations, letters) = (Interner::default(), Interner::default());
         let renamings = symmetry::of(&bound);
-        Self { bound, renamings, stations, letters, backends: Interner::default() }
+        let inverses = renamings.iter().map(|renaming| symmetry::inverse(renaming)).collect();
+        Self { bound, renamings, inverses, stations, letters, backends: Interner::default() }
     }
 
     pub fn station(&self, station: Station) -> u32 {
@@ -186,6 +191,7 @@ impl Tables {
             disk_vote: station.durable.hard_state.voted_for,
             lease,
             questions: stream.questions,
+            colour: symmetry::colour(&prints),
             prints,
             station,
         }

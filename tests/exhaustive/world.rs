@@ -10,6 +10,7 @@ use crate::canon::print_of;
 use crate::check;
 use crate::mail::{Change, Use};
 use crate::station::Station;
+use crate::symmetry;
 use crate::tables::{Desk, Event, Kind};
 
 pub const MAX_NODES: usize = 5;
@@ -152,10 +153,15 @@ impl World {
             let record = self.record.words();
             return print_of(words.chain(record).chain([u128::from(self.backend)]));
         }
-        // The stations decide which renaming gives the least, and what else there is only among equals.
+        // Of renamings that put the colours in order, the stations decide which gives the least, and what else
+        // there is only among equals.
+        let colours = self.stations.map(|number| desk.facts(number).colour);
         let mut least = [u128::MAX; MAX_NODES];
         let mut print = u128::MAX;
         for (n, renaming) in desk.tables.renamings.iter().enumerate() {
+            if !symmetry::is_in_order(&colours, &desk.tables.inverses[n], desk.bound()) {
+                continue;
+            }
             let stations = self.renamed_stations(desk, n, renaming);
             match stations.cmp(&least) {
                 Ordering::Less => (least, print) = (stations, self.renamed(desk, n, &stations)),
