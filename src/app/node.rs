@@ -28,7 +28,7 @@ use crate::fencing::gate::quiet_period;
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::problem::{Kind, Problem};
-use crate::proxy::gates;
+use crate::proxy::gates::GateStatus;
 use crate::proxy::hop_api::LocalApi;
 use crate::proxy::start::{Proxy, ProxyConfig, default_lanes};
 use crate::raft::entry::Membership;
@@ -161,8 +161,8 @@ fn authority(config: &NodeConfig) -> Option<AuthorityFiles> {
     Some(AuthorityFiles { ca: config.tls.ca.clone(), key })
 }
 
-fn shown(gate: gates::ResourceStatus) -> ResourceStatus {
-    let gates::ResourceStatus { name, fence, gate, fenced_term } = gate;
+fn shown(gate: GateStatus) -> ResourceStatus {
+    let GateStatus { name, fence, gate, fenced_term } = gate;
     ResourceStatus { name, fence, gate: gate.to_owned(), fenced_term }
 }
 

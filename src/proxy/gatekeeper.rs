@@ -70,7 +70,7 @@ enum Event {
 impl Gatekeeper {
     /// A gatekeeper for `routes`, in the board's order.
     pub fn new(board: Arc<GateBoard>, handle: Handle, routes: Vec<Guarded>, metrics: Metrics) -> Self {
-        assert_eq!(board.len(), routes.len(), "one gate for each route");
+        assert_eq!(board.route_count(), routes.len(), "one gate for each route");
         let rounds = vec![Rounds::new(limits::LOOK_INTERVAL); routes.len()];
         Self { board, handle, routes, metrics, calls: JoinSet::new(), rounds }
     }

@@ -17,9 +17,9 @@ use crate::metrics::{Metrics, RouteLabel};
 use crate::proxy::route::Route;
 use crate::time::{Duration, Instant};
 
-/// One route, as status answers show it.
+/// One gate, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResourceStatus {
+pub struct GateStatus {
     /// The route's name.
     pub name: String,
     /// How it is protected.
@@ -66,11 +66,11 @@ impl GateBoard {
     }
 
     /// What status answers show.
-    pub fn snapshot(&self) -> Vec<ResourceStatus> {
+    pub fn snapshot(&self) -> Vec<GateStatus> {
         let (leadership, now) = (self.handle.leadership(), clock::now());
         let status = |entry: &Entry| {
             let gate = entry.gate.read().unwrap_or_else(PoisonError::into_inner);
-            ResourceStatus {
+            GateStatus {
                 name: entry.name.clone(),
                 fence: entry.mode,
                 gate: gate.shown(&leadership, now),
@@ -135,12 +135,7 @@ impl GateBoard {
     }
 
     /// How many routes there are.
-    pub fn len(&self) -> usize {
+    pub fn route_count(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether there are no routes.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
