@@ -323,9 +323,9 @@ async fn not_started_when_the_handler_gives_the_request_back() {
 }
 
 #[tokio::test]
-async fn lost_when_the_connection_is_abandoned_and_the_next_one_works() {
+async fn lost_when_the_connection_ends_and_the_next_one_works() {
     let pki = Pki::new();
-    let (client, _server) = served(&pki, |incoming: Incoming| async move {
+    let (client, server) = served(&pki, |incoming: Incoming| async move {
         if incoming.head.request_id == "hang" {
             std::future::pending::<()>().await;
         }
@@ -335,10 +335,12 @@ async fn lost_when_the_connection_is_abandoned_and_the_next_one_works() {
     let hang = RequestHead { request_id: "hang".to_owned(), ..eager() };
     let mut exchange = client.open(NodeId(2), &hang, None).await.unwrap();
     let start = Instant::now();
-    client.abandon(NodeId(2));
+    client.set_members(member_map(&[]));
     let error = within("an error", exchange.answers.next()).await.unwrap_err();
     assert!(matches!(error, HopError::Lost(_)), "{error}");
     assert!(start.elapsed() < Duration::from_secs(1));
+    client.set_members(member_map(&[(2, &server.local_address().unwrap().to_string())]));
+    until("a connection", || client.is_connected(NodeId(2))).await;
     let mut next = client.open(NodeId(2), &request(Content::Empty), None).await.unwrap();
     assert_eq!(within("a head", next.answers.next()).await.unwrap(), Answer::Head(ok()));
 }
@@ -405,19 +407,25 @@ async fn a_cancelled_request_is_an_error_at_the_handler_and_stops_its_answer() {
     let (client, _server) = served(&pki, move |mut incoming: Incoming| {
         let heard = heard.clone();
         async move {
-            let cancelled = incoming.reply.cancelled();
             heard.send(None).unwrap();
             let error = incoming.body.next().await.unwrap_err();
-            cancelled.await;
-            heard.send(Some(error)).unwrap();
+            let stopped = match incoming.reply.head(ok()).await {
+                Err(stopped) => stopped,
+                Ok(mut answer) => loop {
+                    if let Err(stopped) = answer.chunk(Bytes::from_static(&[0; 4096])).await {
+                        break stopped;
+                    }
+                },
+            };
+            heard.send(Some((error, stopped))).unwrap();
         }
     })
     .await;
     let exchange = client.open(NodeId(2), &eager(), None).await.unwrap();
     assert_eq!(within("a start", hears.recv()).await, Some(None));
     drop(exchange);
-    let error = within("the handler's word", hears.recv()).await.unwrap();
-    assert!(matches!(error, Some(HopError::Truncated(_))), "{error:?}");
+    let errors = within("the handler's word", hears.recv()).await.unwrap();
+    assert!(matches!(errors, Some((HopError::Truncated(_), HopError::Stopped))), "{errors:?}");
 }
 
 #[tokio::test]
@@ -444,11 +452,11 @@ async fn a_handler_outlives_the_connection_that_asked() {
     let go_on = Arc::new(Notify::new());
     let (client, _server) = served(&pki, {
         let go_on = Arc::clone(&go_on);
-        move |incoming: Incoming| {
+        move |mut incoming: Incoming| {
             let (heard, go_on) = (heard.clone(), Arc::clone(&go_on));
             async move {
                 heard.send("begun").unwrap();
-                incoming.reply.cancelled().await;
+                incoming.body.next().await.unwrap_err();
                 heard.send("alone").unwrap();
                 go_on.notified().await;
                 heard.send("finished").unwrap();
@@ -457,9 +465,9 @@ async fn a_handler_outlives_the_connection_that_asked() {
         }
     })
     .await;
-    let exchange = client.open(NodeId(2), &request(Content::Empty), None).await.unwrap();
+    let exchange = client.open(NodeId(2), &eager(), None).await.unwrap();
     assert_eq!(within("a start", hears.recv()).await, Some("begun"));
-    client.abandon(NodeId(2));
+    client.set_members(member_map(&[]));
     drop(exchange);
     assert_eq!(within("the connection's end", hears.recv()).await, Some("alone"));
     go_on.notify_one();

@@ -93,14 +93,6 @@ impl SendBody {
         self
     }
 
-    /// Completes when the peer wants no more of this body, or is gone.
-    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.stream.stopped();
-        async move {
-            let _ = stopped.await;
-        }
-    }
-
     async fn write_chunk(&mut self, data: Bytes) -> Result<(), HopError> {
         let prefix = length_prefix(data.len());
         if data.len() > COPY_MAX_BYTES {

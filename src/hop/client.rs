@@ -132,14 +132,6 @@ impl HopClient {
         Whereabouts { links: Arc::downgrade(&self.shared) }
     }
 
-    /// Closes the connection to `to` and dials it anew: every exchange on it ends as lost. A single
-    /// exchange is given up by dropping it.
-    pub fn abandon(&self, to: NodeId) {
-        if let Some(link) = self.shared.links().get(&to) {
-            link.renew();
-        }
-    }
-
     /// Sends a request's head, and `first`, the beginning of its body, in the same write. An error
     /// is `NotSent` exactly when not one byte was handed to a connection.
     pub async fn open(

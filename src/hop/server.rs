@@ -202,11 +202,6 @@ impl Responder {
         Ok(())
     }
 
-    /// Completes when the peer wants no answer any more, or is gone.
-    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.stream.stopped()
-    }
-
     async fn say(&mut self, answer: &Answer) -> Result<(), HopError> {
         let frame = encode(answer)?;
         self.stream.write(&mut [frame]).await

@@ -96,13 +96,6 @@ impl Link {
         self.connection.clone()
     }
 
-    /// Closes the connection, if there is one; a new one is dialled.
-    pub(crate) fn renew(&self) {
-        if let Some(connection) = self.connection.borrow().as_ref() {
-            connection.close(CLOSED, b"abandoned");
-        }
-    }
-
     /// Tells the peer that it is no member any more. Dropped without this, it hears only that nobody
     /// needs the connection: this process ends, or the peer has moved.
     pub(crate) fn remove(&self) {
