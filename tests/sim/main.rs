@@ -10,8 +10,7 @@
 //! cargo test --test sim                     few seeds, with the core's own assertions
 //! cargo test --release --test sim           what `make test` runs: every fault must fire and matter
 //! SEED=17 TRACE=1 cargo test --release --test sim replays_one_seed -- --nocapture
-//! SEEDS=1..100000 cargo test --release --test sim runs_many_seeds -- --ignored --nocapture
-//! GO_ON=1 SEEDS=...                         goes on after a seed that fails, and lists them all
+//! make sim SEEDS=1..100001                  many, and with GO_ON=1 past the first that fails
 //! ```
 
 mod agenda;
