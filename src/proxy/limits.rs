@@ -23,8 +23,8 @@ pub const ANSWER_HEAD_BYTES: usize = 64 * 1024;
 /// Fields of a backend's response.
 pub const ANSWER_FIELDS: usize = 256;
 
-/// Lanes: threads that accept, forward and answer. More than this only pays on machines that the
-/// design does not aim at.
+/// Lanes: threads that accept, forward and answer. More than this only pays on machines larger than
+/// this was measured on.
 pub const LANES_MAX: usize = 4;
 /// Client connections of one lane.
 pub const CLIENT_CONNECTIONS: usize = 2_500;

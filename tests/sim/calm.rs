@@ -97,8 +97,8 @@ impl World {
         }
     }
 
-    /// What a cluster of this size is built to live with: a minority down, cut off or half cut off
-    /// (M2), or not everybody reaching everybody (L10, L15).
+    /// What a cluster of this size is built to live with: a minority down, cut off or half cut off,
+    /// or not everybody reaching everybody (L10, L15).
     fn leave_a_fault(&mut self) -> bool {
         let latest = self.checker.roster.latest();
         let mut order: Vec<usize> = latest.voters.iter().map(|id| id.0 as usize - 1).collect();
