@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
@@ -250,7 +249,7 @@ impl Member {
 
 async fn list(args: &ClientArgs) -> Result<String, Failure> {
     let answer = client::ask(&args.api, &Call::get("/cluster/members")).await?;
-    print(args, &answer, |list: &MemberList| show::members(list))
+    show::answer(args, &answer, |list: &MemberList| show::members(list))
 }
 
 async fn add(args: AddArgs) -> Result<String, Failure> {
@@ -296,7 +295,11 @@ async fn make(
                 let changed: Changed = client::parse(&args.client.api.join(", "), answer.body())?;
                 match changed.pending {
                     Some(pending) if wait.is_some() => pending,
-                    _ => return print(&args.client, answer.body(), |changed| show::changed(id, changed)),
+                    _ => {
+                        return show::answer(&args.client, answer.body(), |changed| {
+                            show::changed(id, changed)
+                        });
+                    }
                 }
             }
             Err(ClientError::Refused { passes: true, status: 409, detail, .. }) if wait.is_some() => detail,
@@ -332,16 +335,5 @@ async fn invite(args: &InviteArgs) -> Result<String, Failure> {
     let call = named(&args.change, Method::POST, "/cluster/invitations".into(), Some(&wish))?;
     let client = &args.change.client;
     let answer = client::ask(&client.api, &call).await?;
-    print(client, &answer, |invited: &Invited| show::invited(invited, &client.api))
-}
-
-fn print<T: serde::de::DeserializeOwned>(
-    args: &ClientArgs,
-    answer: &Bytes,
-    show: impl Fn(&T) -> String,
-) -> Result<String, Failure> {
-    if args.json {
-        return Ok(format!("{}\n", String::from_utf8_lossy(answer)));
-    }
-    Ok(show(&client::parse(&args.api.join(", "), answer)?))
+    show::answer(client, &answer, |invited: &Invited| show::invited(invited, &client.api))
 }

@@ -2,11 +2,27 @@
 
 use std::fmt::Display;
 
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
 use crate::api::answers::join::Invited;
 use crate::api::answers::members::{Changed, MemberInfo, MemberList};
 use crate::api::answers::{ClusterStatus, LeaderAnswer, MemberStatus, ResignAnswer, ResourceStatus};
 use crate::cli::table::{Side, lines};
+use crate::cli::{ClientArgs, Failure, client};
 use crate::ids::LogIndex;
+
+/// An answer as it was asked for: the node's own JSON, or what `show` makes of it.
+pub(super) fn answer<T: DeserializeOwned>(
+    args: &ClientArgs,
+    answer: &Bytes,
+    show: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    if args.json {
+        return Ok(format!("{}\n", String::from_utf8_lossy(answer)));
+    }
+    Ok(show(&client::parse(&args.api.join(", "), answer)?))
+}
 
 /// `termgate status`.
 pub fn status(status: &ClusterStatus) -> String {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use http::Method;
 use http::header::IF_MATCH;
 use serde::de::DeserializeOwned;
@@ -42,7 +41,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 type Show<T> = fn(&T) -> String;
 
 async fn get<T: DeserializeOwned>(args: &ClientArgs, target: &str, show: Show<T>) -> Result<String, Failure> {
-    print(args, &client::ask(&args.api, &Call::get(target)).await?, show)
+    show::answer(args, &client::ask(&args.api, &Call::get(target)).await?, show)
 }
 
 async fn resign(args: &ResignArgs) -> Result<String, Failure> {
@@ -56,7 +55,7 @@ async fn resign(args: &ResignArgs) -> Result<String, Failure> {
         fields: args.if_term.map(|term| (IF_MATCH, format!("\"{term}\""))).into_iter().collect(),
     };
     let answer = client::ask(&args.client.api, &call).await.map_err(not_resigned)?;
-    print(&args.client, &answer, show::resigned)
+    show::answer(&args.client, &answer, show::resigned)
 }
 
 /// The only precondition of a resignation is the term that it names: that leadership is over, and no
@@ -66,13 +65,6 @@ fn not_resigned(error: ClientError) -> Failure {
         ClientError::Refused { status: 412, .. } => Failure::LeadershipLost(error.to_string()),
         other => other.into(),
     }
-}
-
-fn print<T: DeserializeOwned>(args: &ClientArgs, answer: &Bytes, show: Show<T>) -> Result<String, Failure> {
-    if args.json {
-        return Ok(format!("{}\n", String::from_utf8_lossy(answer)));
-    }
-    Ok(show(&client::parse(&args.api.join(", "), answer)?))
 }
 
 fn make(certs: Certs) -> Result<String, Failure> {
