@@ -110,6 +110,8 @@ pub(super) struct Core {
     pub last_applied: LogIndex,
     pub promised: Promised,
     pub disk_stalled: bool,
+    /// How often the time after which pieces of a snapshot are asked for again was doubled (N11).
+    pub fetch_patience: u32,
     /// The newest life seen of each member.
     pub lives: BTreeMap<NodeId, Life>,
     /// The incarnation that each member was first heard with, in any life of this node. For this node itself,
@@ -153,6 +155,7 @@ impl Core {
             bytes_since_snapshot: 0,
             promised: Promised { until: now, to: None, hold_until: now + hold },
             disk_stalled: false,
+            fetch_patience: 0,
             lives: BTreeMap::new(),
             pinned: boot.durable.pinned,
             unwritten_pins: Vec::new(),

@@ -14,19 +14,23 @@
 //! otherwise be fetched from for ever.
 //!
 //! Pieces are kept in order; one that comes early waits, within what was asked for. What comes twice or
-//! damaged is dropped, and what does not come is asked for again.
+//! damaged is dropped, and what does not come is asked for again, each time after twice as long (N11): a leader
+//! that is slow because many ask it would otherwise be asked the more the slower it is, and be busy with
+//! nothing but pieces that have come, or that nobody wants any more.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::ids::{IoSeq, NodeId, Session};
-use crate::raft::config::Config;
 use crate::raft::core::Core;
 use crate::raft::effect::{DropReason, Effect, SnapshotEffect, SnapshotInput};
 use crate::raft::entry::{Snapshot, SnapshotId};
 use crate::raft::message::{Body, FetchSnapshot, SnapshotChunk};
 use crate::time::Instant;
+
+/// Election timeouts after which a piece is asked for again, at most: two to this power.
+const MAX_PATIENCE: u32 = 4;
 
 /// One snapshot on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,14 +104,15 @@ impl Fetch {
     }
 
     /// When to ask again unless there is progress.
-    pub fn deadline(&self, config: &Config) -> Option<Instant> {
+    pub fn deadline(&self, core: &Core) -> Option<Instant> {
         let waits = self.stored.is_some() && !self.finishing;
-        waits.then(|| self.progress_at + config.election_timeout_max)
+        waits.then(|| self.progress_at + core.config.election_timeout_max * (1 << core.fetch_patience))
     }
 
     /// Asks again for what did not come, or came and was not kept.
     pub fn on_timeout(&mut self, core: &mut Core, from: Option<NodeId>) {
-        if self.deadline(&core.config).is_some_and(|at| core.now >= at) {
+        if self.deadline(core).is_some_and(|at| core.now >= at) {
+            core.fetch_patience = MAX_PATIENCE.min(core.fetch_patience + 1);
             self.arrived = self.stored.unwrap_or(0);
             self.asked = self.arrived;
             self.early.clear();
@@ -132,5 +137,37 @@ impl Fetch {
             core.send(leader, Session::ZERO, Body::FetchSnapshot(wanted), IoSeq::ZERO);
             self.asked += length;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Life, LogId};
+    use crate::raft::Boot;
+    use crate::raft::config::Config;
+    use crate::raft::entry::{Durable, Membership};
+    use crate::time::Duration;
+
+    /// N11.
+    #[test]
+    fn a_piece_is_asked_for_again_after_twice_as_long_each_time() {
+        let (config, life) = (Config::new(NodeId(2)), Life { incarnation: 1, boot: 1 });
+        let boot = Boot { durable: Durable::default(), life, promised: Duration::ZERO };
+        let mut core = Core::new(config, boot, 1, Instant::ZERO);
+        let id = SnapshotId { last: LogId::ZERO, digest: [0; 32] };
+        let membership = Membership::of_voters([NodeId(1)]);
+        let mut fetch = Fetch::begin(&mut core, Snapshot { id, size: 100, membership });
+        fetch.on_input(&mut core, Some(NodeId(1)), &SnapshotInput::Begun { id, have: 0 });
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let at = fetch.deadline(&core).expect("it waits for the leader");
+            waits.push(at.since(core.now).as_millis() / core.config.election_timeout_max.as_millis());
+            core.now = at;
+            core.effects.clear();
+            fetch.on_timeout(&mut core, Some(NodeId(1)));
+            assert!(!core.effects.is_empty(), "it asks again");
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 16]);
     }
 }

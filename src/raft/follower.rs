@@ -109,6 +109,7 @@ impl Follower {
             SnapshotInput::Fetched(id) if id == fetch.id() => {
                 let snapshot = fetch.snapshot().clone();
                 self.fetch = None;
+                core.fetch_patience = core.fetch_patience.saturating_sub(1);
                 // Entries may have come another way meanwhile (N3).
                 if snapshot.id.last.index > core.commit_index {
                     core.install(snapshot);

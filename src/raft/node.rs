@@ -106,7 +106,7 @@ impl Node {
     pub fn deadline(&self) -> Instant {
         let role = match &self.role {
             Role::Follower(follower) => {
-                let fetch = follower.fetch.as_ref().and_then(|fetch| fetch.deadline(&self.core.config));
+                let fetch = follower.fetch.as_ref().and_then(|fetch| fetch.deadline(&self.core));
                 let others = follower.reads.deadline().into_iter().chain(fetch);
                 others.fold(follower.deadline, Instant::min)
             }

@@ -157,10 +157,10 @@ impl World {
     }
 
     /// What catching up may take: a snapshot is fetched by three, at the worst (one that was begun, the
-    /// one that is offered, and the one that was taken meanwhile), and a small window between nodes
-    /// makes the log slow.
+    /// one that is offered, and the one that was taken meanwhile), behind the pieces of everybody else's at the
+    /// leader's keeper, and a small window between nodes makes the log slow.
     fn catching_up(&self) -> True {
-        6 * self.params.snapshot_time_max + 5 * MS * self.committed().0
+        (6 + self.nodes.len() as u64) * self.params.snapshot_time_max + 5 * MS * self.committed().0
     }
 
     /// What the fenced resource may take beside: requests that are under way end, and then one raise after
