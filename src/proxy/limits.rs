@@ -46,7 +46,7 @@ pub const BODY_PAUSES: Duration = Duration::from_secs(20);
 /// as many.
 pub const BODY_RATE_MIN: u64 = 4096;
 /// What the leader adds to these when the body comes from another node, and that node to the
-/// leader's limits: the node that has the cause at hand is to name it.
+/// leader's limits: the node that sees the cause is to name it.
 pub const HOP_SLACK: Duration = Duration::from_secs(4);
 /// How long a client may take nothing of an answer that is there: then its connection, or its HTTP/2
 /// stream, is given up, and the backend connection with it.

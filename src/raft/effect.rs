@@ -70,7 +70,7 @@ pub enum Input {
 pub enum SnapshotInput {
     /// This node's own state was written down, durably.
     Taken(Snapshot),
-    /// After [`SnapshotEffect::Begin`]: these many bytes are there already.
+    /// After [`SnapshotEffect::Begin`]: so many bytes are there already.
     Begun {
         /// Of which snapshot.
         id: SnapshotId,

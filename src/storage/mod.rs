@@ -117,7 +117,7 @@ pub struct Store {
     place: Place,
     tip: Tip,
     stopped: bool,
-    /// Held as long as the store; the last field, so that it is given free after the file is closed.
+    /// Held as long as the store; the last field, so that it is released after the file is closed.
     lock: Option<File>,
 }
 

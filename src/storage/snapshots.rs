@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/snapshots/
-//!   00000000000000100000-7-5f0c….snap   index, term and the begin of the digest: whole, flushed, named last
+//!   00000000000000100000-7-5f0c….snap   index, term and the digest's first bytes: whole, flushed, named last
 //!   incoming                            one that is being fetched
 //!   outgoing                            one that is being written
 //! ```
@@ -37,7 +37,7 @@ const OUTGOING: &str = "outgoing";
 const PIECE_BYTES: usize = 256 * 1024;
 /// The largest piece that is handed out, whatever was asked for: it must fit a frame.
 const CHUNK_MAX_BYTES: u32 = 1024 * 1024;
-/// An old snapshot that was read so lately is still being fetched (N7).
+/// An old snapshot that was read within this time is taken to be still on its way to somebody (N7).
 const IN_USE: Duration = Duration::from_secs(60);
 
 /// The files of one node. Used by one thread.

@@ -110,7 +110,7 @@ impl Writer {
         queue.committing.or_else(|| queue.waiting.front().map(|(since, _)| *since))
     }
 
-    /// Commits what is queued, ends the thread and gives the directory free. Waits for the disk.
+    /// Commits what is queued, ends the thread and releases the directory. Waits for the disk.
     pub fn close(mut self) {
         self.shared.close();
         if let Some(thread) = self.thread.take() {

@@ -205,7 +205,7 @@ fn script(line: &str) -> Option<String> {
     Some(format!("script `{}`", name.rsplit('/').next().unwrap_or(name)))
 }
 
-/// The invariant's name, or the begin of what was said, without the numbers of that one seed.
+/// The invariant's name, or the beginning of what was said, without the numbers of that one seed.
 fn summary(text: &str) -> String {
     let name = text.split(':').next().unwrap_or_default();
     let is_name = name.len() <= 10 && !name.contains(' ');

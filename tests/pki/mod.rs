@@ -170,7 +170,7 @@ pub async fn half_open(count: usize, alpn: &[u8]) -> (Vec<Vec<u8>>, Vec<quinn::C
     (found, open)
 }
 
-/// A handshake that goes on no more, and all that must stay open for it: a port that is given free
+/// A handshake that goes on no more, and all that must stay open for it: a port that is released
 /// may be given to the next one, and then gets what was meant for this.
 pub struct Silent {
     _near: UdpSocket,
