@@ -12,7 +12,7 @@ use termgate::ids::NodeId;
 use termgate::proxy::hop_api::LocalApi;
 use tokio::sync::watch;
 
-use crate::surroundings::{Backend, Client, Reply, call, get, ok, post, wait_until};
+use crate::surroundings::{Backend, Client, Reply, call, get, ok, post, put_while_reading, wait_until};
 use crate::{Node, counted, route, start_node};
 
 /// A leader (1) and a follower (2) that know each other; both routes hold for `hold_ms`.
@@ -87,17 +87,7 @@ fn large_content_streams_over_the_hop_both_ways() {
     });
     let (_leader, follower) = following(&backend);
     let content: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|i| (i / 5) as u8).collect();
-    let mut client = Client::connect(follower.address());
-    let mut writer = client.socket.try_clone().expect("a second handle");
-    let sent = content.clone();
-    let upload = thread::spawn(move || {
-        use std::io::Write;
-        let head = format!("PUT /big HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", sent.len());
-        writer.write_all(head.as_bytes()).expect("writes");
-        writer.write_all(&sent).expect("writes");
-    });
-    let got = client.read().expect("an answer");
-    upload.join().expect("uploads");
+    let got = put_while_reading(follower.address(), &content);
     assert_eq!(got.status, 200);
     assert!(got.body == content);
 }

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pki::Pki;
-use surroundings::{Backend, Client, FakeLoop, Reply, call, get, ok, post, wait_until};
+use surroundings::{Backend, Client, FakeLoop, Reply, call, get, ok, post, put_while_reading, wait_until};
 use termgate::fencing::mode::{Consistency, FenceMode};
 use termgate::ids::NodeId;
 use termgate::metrics::{Metrics, RequestLabel};
@@ -431,17 +431,7 @@ fn large_content_streams_both_ways() {
     });
     let node = leading(&backend);
     let content: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|i| (i / 7) as u8).collect();
-    let mut client = Client::connect(node.address());
-    let mut writer = client.socket.try_clone().expect("a second handle");
-    let sent = content.clone();
-    let upload = thread::spawn(move || {
-        use std::io::Write;
-        let head = format!("PUT /big HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", sent.len());
-        writer.write_all(head.as_bytes()).expect("writes");
-        writer.write_all(&sent).expect("writes");
-    });
-    let got = client.read().expect("an answer");
-    upload.join().expect("uploads");
+    let got = put_while_reading(node.address(), &content);
     assert_eq!(got.status, 200);
     assert!(got.body == content);
 }

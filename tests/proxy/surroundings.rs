@@ -274,6 +274,20 @@ pub fn post(address: SocketAddr, fields: &str, body: &str) -> Got {
     )
 }
 
+/// Sends `content` and reads the answer at the same time: a proxy that streams both can't wait for the whole.
+pub fn put_while_reading(address: SocketAddr, content: &[u8]) -> Got {
+    let mut client = Client::connect(address);
+    let mut writer = client.socket.try_clone().expect("a second handle");
+    thread::scope(|both| {
+        both.spawn(move || {
+            let head = format!("PUT /big HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", content.len());
+            writer.write_all(head.as_bytes()).expect("writes");
+            writer.write_all(content).expect("writes");
+        });
+        client.read().expect("an answer")
+    })
+}
+
 /// A loop that says what the test wants.
 pub struct FakeLoop {
     pub handle: Handle,
