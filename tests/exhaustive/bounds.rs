@@ -117,6 +117,7 @@ const ELECTION: Bound = Bound { winners_resign: true, ..BASE };
 const REPLICATION: Bound = Bound { entries: 3, writes: 1, led: true, ..BASE };
 const FIGURE_8: Bound = Bound { terms: 4, entries: 3, single_entries: true, start: DIVERGED, ..BASE };
 const READS: Bound = Bound { entries: 3, writes: 1, reads: 1, questions: 2, led: true, ..BASE };
+const NO_WRITE: Bound = Bound { writes: 0, entries: 2, ..READS };
 const LEASE: Bound = Bound { time: TRUE_TIME, behind: 1, inflight: 1, led: true, ..BASE };
 const FENCE: Bound =
     Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(Limits { writes: 2, crashes: 0 }), ..BASE };
@@ -129,7 +130,7 @@ pub fn quick() -> Vec<Bound> {
         Bound { name: "election, quick", inflight: 1, crashes: 1, ..ELECTION },
         Bound { name: "replication, quick", writes: 0, crashes: 1, inflight: 1, ..REPLICATION },
         Bound { name: "figure 8, quick", inflight: 1, ..FIGURE_8 },
-        Bound { name: "reads, quick", writes: 0, entries: 2, inflight: 1, ..READS },
+        Bound { name: "reads, quick", inflight: 1, ..NO_WRITE },
         Bound { name: "fence, quick", terms: 1, entries: 1, ..FENCE },
     ]
 }
@@ -148,10 +149,12 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "iii reads, one", ..READS },
         Bound { name: "iii reads, two", reads: 2, inflight: 1, ..READS },
         Bound { name: "iii reads, heartbeats", time: OWN_TIME, inflight: 1, ..READS },
+        Bound { name: "iii reads, old answers", reads: 2, ..NO_WRITE },
         Bound { name: "iv lease, two terms", ..LEASE },
         Bound { name: "iv lease, crash", time: WORST_TIME, crashes: 1, ..LEASE },
         Bound { name: "v fence", ..FENCE },
         Bound { name: "vi five nodes", ..FIVE },
+        Bound { name: "vi five nodes, logs", terms: 2, start: PARTED, ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
     ]
 }
@@ -159,8 +162,8 @@ pub fn all() -> Vec<Bound> {
 /// Those whose end was not reached in the time there was. They are searched when `BOUND` names them.
 pub fn open() -> Vec<Bound> {
     vec![
+        Bound { name: "iii reads, new leaders", time: OWN_TIME, inflight: 1, led: false, ..NO_WRITE },
         Bound { name: "vi five nodes, crash", crashes: 1, ..FIVE },
-        Bound { name: "vi five nodes, logs", terms: 2, start: PARTED, ..FIVE },
         Bound { name: "vi five nodes, crowded", inflight: 3, ..FIVE },
         Bound { name: "vi five nodes, two terms", terms: 2, ..FIVE },
         Bound { name: "vii membership, crash", crashes: 1, ..MEMBERSHIP },

@@ -181,8 +181,7 @@ pub fn reply(world: &World, ticket: u8, outcome: &Outcome) -> Result<(), String>
         }
         Outcome::ReadAt { index, .. } => {
             let floor = u64::from((world.record.reads[ticket as usize] - 1) >> 4);
-            let text =
-                || format!("a read at {index} does not see what was acknowledged at {floor} before it began");
+            let text = || format!("a read at {index} does not see what was there at {floor} before it began");
             if index.0 >= floor { Ok(()) } else { Err(text()) }
         }
         _ => Ok(()),

@@ -337,11 +337,19 @@ impl World {
             Kind::Crash => self.record.crashes += 1,
             Kind::Propose => self.record.writes += 1,
             Kind::Read => {
-                self.record.reads[number as usize] = 1 + (self.record.acknowledged << 4) + place as u8
+                let must_see = self.must_be_seen(desk);
+                self.record.reads[number as usize] = 1 + (must_see << 4) + place as u8;
             }
             _ => {}
         }
         self.happen(place, Event(kind, u32::from(number)), desk)
+    }
+
+    /// The position that a read which begins now must not miss. What is committed was not told to anybody where
+    /// nobody writes; there a read must see it all the same, as it would have to see a write in its place.
+    fn must_be_seen(&self, desk: &Desk) -> u8 {
+        let committed = || self.record.committed.iter().filter(|entry| **entry != 0).count() as u8;
+        if desk.bound().writes == 0 { committed() } else { self.record.acknowledged }
     }
 
     /// Something happens to the node at `place`, with everything that follows from it at once.
