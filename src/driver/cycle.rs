@@ -270,9 +270,10 @@ impl Cycle {
     }
 
     /// When to call [`Cycle::step`] with [`Input::Timeout`] at the latest: at once, while there is more
-    /// to apply.
-    pub fn deadline(&self) -> Instant {
-        if self.backlog.is_empty() { self.node.deadline() } else { Instant::ZERO }
+    /// to apply. Never earlier than that: who is late for it counts as stopped in between.
+    pub fn deadline(&self, now: Instant) -> Instant {
+        let deadline = self.node.deadline();
+        if self.backlog.is_empty() { deadline } else { deadline.min(now) }
     }
 
     /// The core's state.

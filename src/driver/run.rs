@@ -211,7 +211,7 @@ impl Loop {
                 self.cycle.feed(now, Input::ClockSuspect);
             }
             self.watch_disk(now);
-            if now >= self.cycle.deadline() {
+            if now >= self.cycle.deadline(now) {
                 self.cycle.feed(now, Input::Timeout);
             }
             match event {
@@ -244,7 +244,7 @@ impl Loop {
     }
 
     fn next_wake(&self) -> Instant {
-        let deadline = self.cycle.deadline();
+        let deadline = self.cycle.deadline(clock::now());
         match self.writer.oldest_outstanding() {
             Some(since) if !self.stalled => deadline.min(since + self.stall_limit),
             _ => deadline,

@@ -120,8 +120,9 @@ impl World {
 
     fn set_wake(&mut self, node: usize, stall_limit: std::time::Duration) {
         let it = &mut self.nodes[node];
+        let now = it.clock.at(self.now);
         let Some(process) = &mut it.process else { return };
-        let mut wake = process.cycle.deadline();
+        let mut wake = process.cycle.deadline(now);
         if let Some((_, since)) = process.queued.front()
             && !process.stalled
         {
