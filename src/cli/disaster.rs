@@ -213,6 +213,7 @@ impl From<DisasterError> for Failure {
             DisasterError::Floor(FloorError::Unread { .. }) => Self::Unreachable(text),
             DisasterError::Floor(FloorError::TooLow { .. } | FloorError::TooHigh(_))
             | DisasterError::OtherCluster { .. }
+            | DisasterError::Joins
             | DisasterError::Members(_) => Self::Usage(text),
             DisasterError::Floor(FloorError::Certificates(_) | FloorError::Backend { .. })
             | DisasterError::Backup(_)

@@ -67,6 +67,13 @@ pub enum DisasterError {
         /// In the configuration.
         configured: String,
     },
+    /// The configuration is of a node that joins a cluster.
+    #[error(
+        "this configuration is of a node that joins a cluster (cluster.join), and names no members to found one \
+         of: write [[cluster.members]] of the new cluster, the same on every node and this one among them, and \
+         take cluster.join out"
+    )]
+    Joins,
     /// Members that can't be.
     #[error("--members {0}; name ids of cluster.members, this node's own among them")]
     Members(String),
@@ -97,7 +104,8 @@ pub struct Founded {
 /// configuration.
 ///
 /// # Errors
-/// When the floor can't be found out or is too low, the backup is another cluster's (unless `force`), or
+/// When the configuration is of a node that joins, the floor can't be found out or is too low, the backup is
+/// another cluster's (unless `force`), or
 /// the directory is not empty or can't be written.
 pub async fn restore(
     config: &NodeConfig,
@@ -105,6 +113,9 @@ pub async fn restore(
     wish: Wish,
     force: bool,
 ) -> Result<Founded, DisasterError> {
+    if config.join {
+        return Err(DisasterError::Joins);
+    }
     let Backup { header, machine } = backup;
     if header.cluster != config.cluster && !force {
         let (found, configured) = (header.cluster, config.cluster.clone());
@@ -173,6 +184,9 @@ pub fn describe(looked: &Looked) -> Header {
 }
 
 fn check_members(config: &NodeConfig, members: &BTreeSet<NodeId>) -> Result<(), DisasterError> {
+    if config.join && !config.members.iter().any(|member| member.id == config.id()) {
+        return Err(DisasterError::Joins);
+    }
     let unknown = members.iter().find(|id| !config.members.iter().any(|member| member.id == **id));
     match unknown {
         Some(id) => Err(DisasterError::Members(format!("names {id}, which is no member"))),

@@ -324,6 +324,13 @@ fn nothing_is_restored_from_a_damaged_backup_or_beside_a_silent_verifier() {
         assert!(why.contains(expected), "{why}");
         assert!(!data.exists(), "nothing is written");
     }
+    // A node that joins names no members: there would be nobody to lead.
+    let joins = cluster.dir().join("joins.toml");
+    let written = std::fs::read_to_string(&config).expect("the configuration");
+    std::fs::write(&joins, written.replacen("[cluster]\n", "[cluster]\njoin = true\n", 1)).expect("written");
+    let why = refused(&["restore", "--backup", &file, "--config", text(&joins)], 2);
+    assert!(why.contains("take cluster.join out"), "{why}");
+    assert!(!data.exists(), "nothing is written");
     // The guard is silent: it might stand anywhere.
     let pid = cluster.guard().expect("a guard").pid();
     crate::support::process::send_signal(pid, rustix::process::Signal::STOP);
