@@ -21,7 +21,7 @@ use crate::api::answers::join::{JoinAnswer, JoinMember, JoinRequest};
 use crate::api::fields::SIGNATURE;
 use crate::certs::authority::{self, find, is_for, is_sealed};
 use crate::certs::invitation::{Token, disarm};
-use crate::certs::write_key;
+use crate::certs::{flush_name, write_key};
 use crate::cli::Failure;
 use crate::cli::client::{self, Call};
 use crate::cli::node::{Joining, beside};
@@ -221,7 +221,8 @@ fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Failure> {
     let new = beside(path, "new");
     let written = fs::write(&new, content)
         .and_then(|()| fs::File::open(&new)?.sync_all())
-        .and_then(|()| fs::rename(&new, path));
+        .and_then(|()| fs::rename(&new, path))
+        .and_then(|()| flush_name(path));
     written.map_err(|e| io("write", path, &e))
 }
 

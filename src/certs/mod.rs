@@ -227,11 +227,21 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| flush_name(path));
     written.map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => CertsError::Exists(path.to_owned()),
         _ => CertsError::Io { act: "write", path: path.to_owned(), source },
     })
+}
+
+/// Makes a new file's name durable: a file whose name is lost is lost.
+///
+/// # Errors
+/// When the directory can't be flushed.
+pub fn flush_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
