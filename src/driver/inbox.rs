@@ -45,7 +45,7 @@ pub struct Inbox {
     requests: mpsc::Receiver<Request>,
     arrivals: Arrivals,
     durable: mpsc::UnboundedReceiver<IoSeq>,
-    snapshots: mpsc::UnboundedReceiver<SnapshotDone>,
+    snapshots: mpsc::Receiver<SnapshotDone>,
     stopped: oneshot::Receiver<()>,
     rested_at: Instant,
 }
@@ -57,7 +57,7 @@ impl Inbox {
         requests: mpsc::Receiver<Request>,
         arrivals: Arrivals,
         durable: mpsc::UnboundedReceiver<IoSeq>,
-        snapshots: mpsc::UnboundedReceiver<SnapshotDone>,
+        snapshots: mpsc::Receiver<SnapshotDone>,
         stopped: oneshot::Receiver<()>,
     ) -> Self {
         Self { requests, arrivals, durable, snapshots, stopped, rested_at: clock::now() }
@@ -74,8 +74,8 @@ impl Inbox {
             _ = &mut self.stopped => Event::Stop,
             () = until(wake) => Event::Timer,
             io = self.durable.recv() => io.map_or(Event::Lost("the store's thread"), Event::Durable),
-            message = self.arrivals.recv() => message.map_or(Event::Lost("the mesh"), Event::Message),
             done = self.snapshots.recv() => done.map_or(Event::Lost("the keeper of snapshots"), Event::Snapshot),
+            message = self.arrivals.recv() => message.map_or(Event::Lost("the mesh"), Event::Message),
             Some(request) = self.requests.recv() => Event::Request(request),
         }
     }
@@ -85,11 +85,12 @@ impl Inbox {
         if let Ok(io) = self.durable.try_recv() {
             return Some(Event::Durable(io));
         }
-        if let Some(message) = self.arrivals.try_recv() {
-            return Some(Event::Message(message));
-        }
+        // Few, and before the messages that ask for more of them.
         if let Ok(done) = self.snapshots.try_recv() {
             return Some(Event::Snapshot(done));
+        }
+        if let Some(message) = self.arrivals.try_recv() {
+            return Some(Event::Message(message));
         }
         self.requests.try_recv().ok().map(Event::Request)
     }
@@ -115,7 +116,7 @@ mod tests {
         requests: mpsc::Sender<Request>,
         arrivals: Option<Inbound>,
         durable: Option<mpsc::UnboundedSender<IoSeq>>,
-        snapshots: Option<mpsc::UnboundedSender<SnapshotDone>>,
+        snapshots: Option<mpsc::Sender<SnapshotDone>>,
         stop: oneshot::Sender<()>,
     }
 
@@ -125,7 +126,7 @@ mod tests {
             let (inbound, arrivals) = inbound::channel(16, 1024);
             let (durable, durable_in) = mpsc::unbounded_channel();
             let (stop, stopped) = oneshot::channel();
-            let (snapshots, snapshots_in) = mpsc::unbounded_channel();
+            let (snapshots, snapshots_in) = mpsc::channel(16);
             let (inbound, durable, snapshots) = (Some(inbound), Some(durable), Some(snapshots));
             let sources = Self { requests, arrivals: inbound, durable, snapshots, stop };
             (sources, Inbox::new(requests_in, arrivals, durable_in, snapshots_in, stopped))

@@ -47,6 +47,8 @@ const INBOUND_MESSAGES: usize = 8192;
 /// And the memory they may take: several times what one leader has on its way to a follower
 /// (`max_inflight_bytes`), so that only a loop that stands still holds anybody back.
 const INBOUND_BYTES: u32 = 32 * 1024 * 1024;
+/// Reports of the keeper of snapshots that may wait for the loop.
+const SNAPSHOT_REPORTS: usize = 8;
 
 /// What a node's loop is made of.
 #[derive(Debug)]
@@ -174,11 +176,17 @@ impl Loop {
         // Bounded by the number of writes in the queue, which the core bounds.
         let (durable_out, durable) = mpsc::unbounded_channel();
         let (store, opened) = parts.store;
-        let (on_durable, on_failure) = reporting(durable_out, alarm.clone());
+        let report = move |io| {
+            let _ = durable_out.send(io);
+        };
+        let (on_durable, on_failure) = reporting(report, alarm.clone());
         let writer = Writer::start(store, parts.metrics.clone(), on_durable, on_failure);
-        // Bounded by the keeper's queue.
-        let (done_out, snapshots_done) = mpsc::unbounded_channel();
-        let (on_done, on_failure) = reporting(done_out, alarm);
+        // The keeper waits for the loop, and has a bounded queue before it: a piece may be a MiB.
+        let (done_out, snapshots_done) = mpsc::channel(SNAPSHOT_REPORTS);
+        let report = move |done| {
+            let _ = done_out.blocking_send(done);
+        };
+        let (on_done, on_failure) = reporting(report, alarm);
         let keeper = Keeper::start(snapshots, parts.metrics.clone(), on_done, on_failure)?;
         let boot = Boot { durable: opened.durable, life: opened.life, promised: opened.promised };
         let pending = Pending::new(parts.config.max_pending_reads);
@@ -364,23 +372,18 @@ impl Loop {
 
 /// How a thread reports what it has done, and how it fails. Its channel ends only after the reason of a
 /// failure is told, so that the loop does not give a worse one.
+///
+/// `report` may fail: then the loop that would be told has ended with the process.
 fn reporting<T>(
-    out: mpsc::UnboundedSender<T>,
+    report: impl Fn(T) + Clone + Send + 'static,
     alarm: Alarm<impl Fn(Fatal) + Send + 'static>,
-) -> (impl Fn(T) + Send + 'static, impl FnOnce(StorageError) + Send + 'static)
-where
-    T: Send + 'static,
-{
-    let told_first = out.clone();
-    // The loop that would be told has ended with the process.
-    let on_done = move |done| {
-        let _ = out.send(done);
-    };
+) -> (impl Fn(T) + Send + 'static, impl FnOnce(StorageError) + Send + 'static) {
+    let told_first = report.clone();
     let on_failure = move |error| {
         alarm.raise(Fatal::Storage(error));
         drop(told_first);
     };
-    (on_done, on_failure)
+    (report, on_failure)
 }
 
 /// A longer lease or a higher commit index is no reason to wake those who wait for a change.
