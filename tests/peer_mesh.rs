@@ -80,7 +80,13 @@ impl Node {
     /// Members, who was removed, and whether strangers are heard.
     fn follows(&self, members: &[(u64, &str)], removed: &[u64], open: bool) {
         let removed = removed.iter().copied().map(NodeId).collect();
-        self.net.set_roster(&Roster { members: member_map(members), removed, open });
+        self.net.set_roster(&Roster { members: member_map(members), removed, open, ..Roster::default() });
+    }
+
+    /// Members of whom nobody says where they are, and no others.
+    fn knows_by_name(&self, unplaced: &[u64]) {
+        let unplaced = unplaced.iter().copied().map(NodeId).collect();
+        self.net.set_roster(&Roster { unplaced, ..Roster::default() });
     }
 
     async fn connected_to(&self, id: u64) {

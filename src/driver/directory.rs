@@ -54,7 +54,9 @@ impl Directory {
             std::mem::replace(hops, now) != *hops
         });
         let removed = machine.removed().keys().filter(|node| !who.contains(node)).copied().collect();
-        Some(Roster { members: addresses(&machine, who, |member| &member.peer), removed, open })
+        let members = addresses(&machine, who, |member| &member.peer);
+        let unplaced = who.iter().filter(|node| !members.contains_key(node)).copied().collect();
+        Some(Roster { members, unplaced, removed, open })
     }
 }
 

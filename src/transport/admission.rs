@@ -87,8 +87,7 @@ impl Door {
     /// Follows the roster: the connections of a node that is no member any more close at once (W-11), and
     /// so do those of strangers when the door is shut to them (W-12).
     pub(crate) fn set_roster(&self, roster: &Roster) {
-        let members = roster.members.keys().copied().collect();
-        self.replace(members, roster.removed.clone(), roster.open);
+        self.replace(roster.everybody(), roster.removed.clone(), roster.open);
     }
 
     /// The same where nobody says who was removed: whoever is no member any more was. Strangers are not

@@ -3,9 +3,12 @@
 //! The pause between two attempts stays within a few heartbeats (a peer that is back must not wait
 //! out a long backoff), and a nudge ends it at once: when the peer's own connection arrives, it is
 //! alive. After a refusal the pause is longer, because certificates and memberships change slowly.
+//!
+//! An address may be out of date, and so may what a peer says of itself. With two of them both are tried in
+//! turn, until one leads to the peer.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, Endpoint};
@@ -43,11 +46,15 @@ pub(crate) struct Dialer {
 pub(crate) struct Link {
     to: NodeId,
     address: String,
+    other: Other,
     connection: watch::Receiver<Option<Connection>>,
     resolved: watch::Receiver<Vec<IpAddr>>,
     nudge: Arc<Notify>,
     task: AbortHandle,
 }
+
+/// Where the peer may be as well.
+type Other = Arc<Mutex<Option<String>>>;
 
 /// How one attempt ended.
 enum Dialled {
@@ -64,21 +71,36 @@ impl Link {
         // An address in digits is known before the first attempt.
         let literal = address.parse().ok().map(|literal: SocketAddr| literal.ip());
         let (found, resolved) = watch::channel(literal.into_iter().collect());
-        let nudge = Arc::new(Notify::new());
+        let (nudge, other) = (Arc::new(Notify::new()), Other::default());
         let keeper = Keeper {
             dialer,
             to,
             address: address.clone(),
+            other: Arc::clone(&other),
             nudge: Arc::clone(&nudge),
             current: sender,
             resolved: found,
         };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { to, address, connection, resolved, nudge, task }
+        Self { to, address, other, connection, resolved, nudge, task }
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The peer may also be at `address`, and at no third place.
+    pub(crate) fn also(&self, address: &str) {
+        let new = Some(address).filter(|other| *other != self.address).map(str::to_owned);
+        let mut other = self.other.lock().unwrap_or_else(PoisonError::into_inner);
+        if *other == new {
+            return;
+        }
+        if let Some(new) = &new {
+            tracing::info!(node = %self.to, known = self.address, says = new, "a member listens elsewhere, it says");
+        }
+        *other = new;
+        self.nudge();
     }
 
     /// Whether `address` led to `ip` when it was last looked up.
@@ -123,6 +145,7 @@ struct Keeper {
     dialer: Arc<Dialer>,
     to: NodeId,
     address: String,
+    other: Other,
     nudge: Arc<Notify>,
     current: watch::Sender<Option<Connection>>,
     /// What the address was last found to be.
@@ -131,9 +154,14 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self) {
-        let mut pause = PAUSE_MIN;
-        for attempt in 0.. {
-            let wait = match self.dial_until_nudged(attempt).await {
+        let (mut pause, mut turn) = (PAUSE_MIN, 0_usize);
+        loop {
+            let dialled = self.dial_until_nudged(turn).await;
+            // Where the peer was found it is looked for first when it is lost.
+            if !matches!(dialled, Dialled::Up(_)) {
+                turn = turn.wrapping_add(1);
+            }
+            let wait = match dialled {
                 Dialled::Up(connection) => {
                     pause = PAUSE_MIN;
                     self.hold(connection).await
@@ -150,8 +178,8 @@ impl Keeper {
         }
     }
 
-    async fn dial_until_nudged(&self, attempt: usize) -> Dialled {
-        let dial = self.dial(attempt);
+    async fn dial_until_nudged(&self, turn: usize) -> Dialled {
+        let dial = self.dial(turn);
         tokio::pin!(dial);
         if let Ok(dialled) = timeout(DIAL_PATIENCE, &mut dial).await {
             return dialled;
@@ -163,16 +191,28 @@ impl Keeper {
         }
     }
 
-    async fn dial(&self, attempt: usize) -> Dialled {
-        let found = match resolve(&self.address).await {
-            Ok(found) => found,
-            Err(cause) => return Dialled::Unreachable(cause),
+    /// Where the peer is looked for this time.
+    async fn place(&self, turn: usize) -> Result<SocketAddr, String> {
+        let other = self.other.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (address, turn) = match &other {
+            Some(other) if turn % 2 == 1 => (other, turn / 2),
+            Some(_) => (&self.address, turn / 2),
+            None => (&self.address, turn),
         };
-        self.resolved.send_replace(found.iter().map(SocketAddr::ip).collect());
+        let found = resolve(address).await?;
+        // What a peer says of itself makes no address known as a member's.
+        if *address == self.address {
+            self.resolved.send_replace(found.iter().map(SocketAddr::ip).collect());
+        }
         // A name with several addresses is tried in turn.
-        let turn = attempt.checked_rem(found.len()).and_then(|turn| found.get(turn));
-        let Some(address) = turn.copied() else {
-            return Dialled::Unreachable(format!("{} has no address", self.address));
+        let nth = turn.checked_rem(found.len()).and_then(|nth| found.get(nth));
+        nth.copied().ok_or_else(|| format!("{address} has no address"))
+    }
+
+    async fn dial(&self, turn: usize) -> Dialled {
+        let address = match self.place(turn).await {
+            Ok(address) => address,
+            Err(cause) => return Dialled::Unreachable(cause),
         };
         let dialer = &self.dialer;
         let connecting = match dialer.endpoint.connect_with(
@@ -205,7 +245,7 @@ impl Keeper {
 
     /// Offers the connection until it ends; answers how long to wait before the next attempt.
     async fn hold(&self, connection: Connection) -> Duration {
-        tracing::debug!(node = %self.to, address = self.address, "connected");
+        tracing::debug!(node = %self.to, address = %connection.remote_address(), "connected");
         self.current.send_replace(Some(connection.clone()));
         let end = connection.closed().await;
         self.current.send_replace(None);

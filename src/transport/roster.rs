@@ -11,10 +11,25 @@ pub struct Roster {
     /// own one may be among them, and is ignored. During a change: everybody of both halves, and a leader
     /// that is being removed until the change is committed, or nobody could acknowledge it.
     pub members: BTreeMap<NodeId, String>,
+    /// More members, of whom this node does not know where they listen. They are let in, and dialled where
+    /// they say.
+    pub unplaced: BTreeSet<NodeId>,
     /// The nodes that were removed from the cluster. They are told so, and never let in.
     pub removed: BTreeSet<NodeId>,
     /// Whether other nodes of the cluster, whose certificate names neither a member nor a removed one, are
     /// heard too. Set it while this node knows no member, hears no leader, or hears one that is not in
     /// `members`: then its own picture may be the one that is out of date.
     pub open: bool,
+}
+
+impl Roster {
+    /// All members, wherever they are.
+    pub(crate) fn everybody(&self) -> BTreeSet<NodeId> {
+        self.members.keys().chain(&self.unplaced).copied().collect()
+    }
+
+    /// Whether `node` is one of them.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node) || self.unplaced.contains(&node)
+    }
 }

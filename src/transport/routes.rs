@@ -1,5 +1,7 @@
 //! Whom this node can send to: the members by the roster, and strangers by their own word.
 //!
+//! The roster may be out of date, or not know where a member is: then its own word leads there as well.
+//!
 //! A stranger is a node of the cluster that the roster does not name. Its address is not known here, yet a
 //! member that was added while this node heard nobody needs this node's vote, and a node that waits to be
 //! added must answer its leader. So who dials says where it listens itself (W-13), and that is believed for
@@ -44,6 +46,8 @@ struct Table {
     /// The members but this node.
     peers: BTreeMap<NodeId, Peer>,
     strangers: BTreeMap<NodeId, Provisional>,
+    /// Where members say themselves that they listen.
+    said: BTreeMap<NodeId, String>,
 }
 
 /// A route to a stranger.
@@ -74,21 +78,36 @@ impl Routes {
         }
         table.roster = roster.clone();
         table.peers.retain(|id, peer| {
-            let address = roster.members.get(id);
-            if address.is_none() && roster.removed.contains(id) {
+            if roster.removed.contains(id) && !roster.is_member(*id) {
                 peer.link().remove();
             }
-            address.is_some_and(|address| address == peer.link().address())
+            let address = roster.members.get(id);
+            roster.unplaced.contains(id) || address.is_some_and(|address| address == peer.link().address())
         });
-        for (id, address) in roster.members.iter().filter(|(id, _)| **id != self.own) {
-            let known = table.strangers.remove(id).and_then(|route| route.peer);
-            if !table.peers.contains_key(id) {
-                let known = known.filter(|peer| peer.link().address() == address);
-                table.peers.insert(*id, known.unwrap_or_else(|| self.dial(*id, address)));
-            }
+        table.said.retain(|id, _| roster.is_member(*id));
+        for id in roster.everybody().into_iter().filter(|id| *id != self.own) {
+            self.follow_member(&mut table, id);
         }
         table.strangers.retain(|id, _| roster.open && !roster.removed.contains(id));
         true
+    }
+
+    /// What a member has said as a stranger is not forgotten: it may be all that is known of where it is.
+    fn follow_member(&self, table: &mut Table, id: NodeId) {
+        let Table { roster, peers, strangers, said } = table;
+        let known = strangers.remove(&id).and_then(|route| {
+            said.insert(id, route.address);
+            route.peer
+        });
+        let said = said.get(&id);
+        let Some(address) = roster.members.get(&id).or(said) else { return };
+        let peer = peers.entry(id).or_insert_with(|| {
+            let known = known.filter(|peer| peer.link().address() == address);
+            known.unwrap_or_else(|| self.dial(id, address))
+        });
+        if let Some(said) = said {
+            peer.link().also(said);
+        }
     }
 
     /// Sends to a member, or by the route that a stranger gave.
@@ -110,11 +129,17 @@ impl Routes {
         }
     }
 
-    /// `from` says that it listens at `address`. Of a member the roster knows better.
+    /// `from` says that it listens at `address`. Of a member the roster may know better, or may not.
     pub(crate) fn introduce(&self, from: NodeId, address: String) {
-        if from != self.own {
-            self.table().introduce(from, address, clock::now());
+        if from == self.own {
+            return;
         }
+        let mut table = self.table();
+        if !table.roster.is_member(from) {
+            return table.introduce(from, address, clock::now());
+        }
+        table.said.insert(from, address);
+        self.follow_member(&mut table, from);
     }
 
     /// `from` was seen alive: if it is dialled, then now.
@@ -155,8 +180,7 @@ impl Routes {
 impl Table {
     fn introduce(&mut self, from: NodeId, address: String, now: Instant) {
         let Self { roster, strangers, .. } = self;
-        let is_stranger = !roster.members.contains_key(&from) && !roster.removed.contains(&from);
-        if !roster.open || !is_stranger {
+        if !roster.open || roster.removed.contains(&from) {
             return;
         }
         if let Some(route) = strangers.get_mut(&from).filter(|route| route.address == address) {
@@ -239,11 +263,10 @@ mod tests {
 
     /// W-13.
     #[test]
-    fn only_a_stranger_gets_a_route_and_only_while_strangers_are_heard() {
+    fn a_stranger_gets_a_route_only_while_strangers_are_heard() {
         let mut table = open();
-        table.roster.members.insert(NodeId(1), "m:1".to_owned());
         table.roster.removed.insert(NodeId(2));
-        (1..=3).for_each(|id| table.introduce(NodeId(id), "a:1".to_owned(), at(0)));
+        (2..=3).for_each(|id| table.introduce(NodeId(id), "a:1".to_owned(), at(0)));
         assert_eq!(names(&table), [3]);
         table.roster.open = false;
         table.introduce(NodeId(4), "a:1".to_owned(), at(0));
