@@ -102,12 +102,12 @@ pub fn start(parts: Parts, on_fatal: impl Fn(Fatal) + Clone + Send + 'static) ->
     if let Some(snapshot) = current {
         machine.replace(snapshots.load(snapshot)?);
     }
+    let (directory, hops) = Directory::new(&machine, &parts.store.1.durable.log);
     let machine = Arc::new(RwLock::new(machine));
     let (requests, requests_in) = mpsc::channel(QUEUE_LIMIT);
     let first = Arc::new(Leadership::unknown(parts.config.id));
     let (published, leadership) = watch::channel(first);
     let handle = Handle::new(parts.config.id, requests, leadership, Arc::clone(&machine));
-    let (directory, hops) = Directory::new();
     let (stop, stopped) = oneshot::channel();
     let (ready, started) = std::sync::mpsc::channel();
     let alarm = Alarm::new(on_fatal);
@@ -170,7 +170,7 @@ impl Loop {
         edges: Edges,
         alarm: Alarm<impl Fn(Fatal) + Clone + Send + 'static>,
     ) -> Result<Self, Fatal> {
-        let Edges { machine, published, requests, directory, stopped } = edges;
+        let Edges { machine, published, requests, mut directory, stopped } = edges;
         let (inbound_out, arrivals) = inbound::channel(INBOUND_MESSAGES, INBOUND_BYTES);
         let net = PeerNet::start(parts.peers, inbound_out).await?;
         // Bounded by the number of writes in the queue, which the core bounds.
@@ -194,8 +194,13 @@ impl Loop {
         let preference = parts.preferred_zone.map(|zone| Preference::new(zone, &parts.config));
         let observer = Observer::new(parts.metrics, &parts.config);
         let node = Node::new(parts.config, boot, parts.seed, clock::now());
+        let cycle = Cycle::new(node, machine);
+        // The configuration may name others than the log does.
+        if let Some(roster) = directory.turn(&cycle, None) {
+            net.set_roster(&roster);
+        }
         Ok(Self {
-            cycle: Cycle::new(node, machine),
+            cycle,
             writer,
             keeper,
             net,

@@ -9,6 +9,7 @@
 //! | `long_log` | a node that has much to apply when it starts again |
 //! | `membership` | members that come, go, are replaced and move under load |
 //! | `snapshot` | a log that is compacted, and a node that was away for longer than it reaches back |
+//! | `stale` | nodes whose picture of the members is out of date, or that know no more than names |
 //! | `told` | writes, and whether what landed is what their clients were told |
 //!
 //! Nothing here imports the `termgate` crate. What a machine can't do is said with `NOT TESTED`.
@@ -23,6 +24,7 @@ mod ledger;
 mod long_log;
 mod membership;
 mod snapshot;
+mod stale;
 mod told;
 
 use std::sync::{Mutex, MutexGuard};

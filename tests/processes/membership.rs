@@ -31,14 +31,14 @@ fn member(cluster: &Cluster, at: u64, args: &[&str]) -> Output {
 
 /// The same; it must succeed. Answers what it printed.
 #[track_caller]
-fn done(cluster: &Cluster, at: u64, args: &[&str]) -> String {
+pub fn done(cluster: &Cluster, at: u64, args: &[&str]) -> String {
     let output = member(cluster, at, args);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "member {args:?}: {said}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn add(cluster: &mut Cluster, at: u64, more: &[&str]) -> u64 {
+pub fn add(cluster: &mut Cluster, at: u64, more: &[&str]) -> u64 {
     let id = cluster.make_place();
     cluster.equip(id);
     cluster.start_node(id);
@@ -46,7 +46,7 @@ fn add(cluster: &mut Cluster, at: u64, more: &[&str]) -> u64 {
     id
 }
 
-fn add_started(cluster: &Cluster, at: u64, id: u64, more: &[&str]) {
+pub fn add_started(cluster: &Cluster, at: u64, id: u64, more: &[&str]) {
     let ([peer, proxy, api], id) = (cluster.addresses_of(id), id.to_string());
     let mut args = vec!["add", "--id", &id, "--peer-address", &peer, "--proxy-address", &proxy];
     args.extend(["--api-address", &api]);
@@ -55,7 +55,7 @@ fn add_started(cluster: &Cluster, at: u64, id: u64, more: &[&str]) {
 }
 
 /// Members and roles as node `at` hears them from the leader.
-fn roles(cluster: &Cluster, at: u64) -> Vec<(u64, String)> {
+pub fn roles(cluster: &Cluster, at: u64) -> Vec<(u64, String)> {
     let list: Value = serde_json::from_str(&done(cluster, at, &["list", "--json"])).expect("JSON");
     let members = list["members"].as_array().expect("members").iter();
     members
@@ -63,7 +63,7 @@ fn roles(cluster: &Cluster, at: u64) -> Vec<(u64, String)> {
         .collect()
 }
 
-fn voters(ids: &[u64]) -> Vec<(u64, String)> {
+pub fn voters(ids: &[u64]) -> Vec<(u64, String)> {
     ids.iter().map(|id| (*id, "voter".to_owned())).collect()
 }
 
@@ -152,7 +152,7 @@ fn a_node_with_a_wiped_disk_is_refused_until_it_is_added_again() {
 }
 
 /// The incarnation that the node logged at its last start.
-fn last_incarnation(log: &str) -> String {
+pub fn last_incarnation(log: &str) -> String {
     let plain: String = log.replace("\u{1b}[3m", "").replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
     let after = plain.rsplit("incarnation=").next().expect("split gives one");
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
