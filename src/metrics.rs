@@ -11,6 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+/// The media type of what [`Metrics::render`] gives.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Seconds; from a fast NVMe flush to a stalled disk.
 const FSYNC_BUCKETS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0];
@@ -147,7 +150,7 @@ impl Metrics {
         self.refusals.get_or_create(&ReasonLabel { what, reason: reason.into() }).inc();
     }
 
-    /// The Prometheus text form (`GET /metrics`).
+    /// The Prometheus text form (`GET /metrics`), which is [`MEDIA_TYPE`].
     pub fn render(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail; an empty page would only mean that it did.

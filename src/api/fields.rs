@@ -10,16 +10,14 @@ use crate::ids::{LogIndex, Term};
 use crate::problem::{Kind, Problem};
 use crate::registry::command::Condition;
 
+/// In the proxy's words: the term an answer was made in, how fresh a read must be, and what names the request in
+/// every answer (between nodes, also in the request).
+pub use crate::proxy::fields::{CONSISTENCY, REQUEST_ID, TERM};
+
 /// The applied or written log index.
 pub const INDEX: HeaderName = HeaderName::from_static("termgate-index");
-/// The term an answer was made in.
-pub const TERM: HeaderName = HeaderName::from_static("termgate-term");
-/// How fresh a read must be.
-pub const CONSISTENCY: HeaderName = HeaderName::from_static("termgate-consistency");
 /// The index that must be applied before a read is answered.
 pub const MIN_INDEX: HeaderName = HeaderName::from_static("termgate-min-index");
-/// Names the request, in every answer. Between nodes, also in the request.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("termgate-request-id");
 /// What the client calls its request, over all its repetitions.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Who stands behind the content: of a join, the token's holder; of its answer, the authority.

@@ -71,7 +71,7 @@ use crate::certs::authority::AuthorityFiles;
 use crate::driver::handle::Handle;
 use crate::hop::error::HopError;
 use crate::ids::NodeId;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
 use crate::proxy::job::RequestIds;
 use crate::time::Duration;
@@ -289,8 +289,7 @@ impl Api {
     }
 
     fn metrics(&self) -> Response<Bytes> {
-        let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        fields::typed(StatusCode::OK, media_type, self.0.metrics.render().into())
+        fields::typed(StatusCode::OK, metrics::MEDIA_TYPE, self.0.metrics.render().into())
     }
 }
 

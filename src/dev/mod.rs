@@ -24,7 +24,7 @@ use crate::transport::identity::Subject;
 
 /// How often the processes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-/// How often the API is asked, at the start, whether a leader is there; and how many times.
+/// How many times all nodes are asked at the start, ten times a second, whether a leader is there.
 const LEADER_ATTEMPTS: u32 = 100;
 
 /// Lines typed ahead; a person types slower than they are obeyed.

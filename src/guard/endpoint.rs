@@ -23,14 +23,11 @@ use crate::guard::fields::{
 };
 use crate::guard::refused::{Refused, bad_request, forbidden};
 use crate::ids::{NodeId, Term};
-use crate::metrics::{Metrics, RouteLabel};
+use crate::metrics::{MEDIA_TYPE, Metrics, RouteLabel};
 use crate::problem::{Kind, Problem};
 
 /// Where the guard shows what it counted.
 const METRICS_PATH: &str = "/.well-known/termgate/metrics";
-/// As at a node's `GET /metrics`.
-const METRICS_TYPE: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 /// Longest raise: a proof holds one signature per voter, at most some hundred bytes each.
 const MAX_RAISE: usize = 64 * 1024;
 
@@ -62,7 +59,7 @@ where
         (FENCE_PATH, _) => not_allowed(&sender, "GET, HEAD, PUT"),
         (METRICS_PATH, &Method::GET | &Method::HEAD) => {
             let mut answer = Response::new(whole(metrics.render()));
-            answer.headers_mut().insert(CONTENT_TYPE, METRICS_TYPE);
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
             answer
         }
         (METRICS_PATH, _) => not_allowed(&sender, "GET, HEAD"),
