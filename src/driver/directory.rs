@@ -7,7 +7,7 @@
 //!
 //! After a start nothing behind the snapshot is applied before somebody leads, and nobody leads before the
 //! voters have found each other. So a start reads ahead: it looks for the members where its log says that
-//! they are, committed or not. What is not is no more than a wrong address.
+//! they are, committed or not. An entry that never will be costs a dial in vain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

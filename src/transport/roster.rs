@@ -17,8 +17,8 @@ pub struct Roster {
     /// The nodes that were removed from the cluster. They are told so, and never let in.
     pub removed: BTreeSet<NodeId>,
     /// Whether other nodes of the cluster, whose certificate names neither a member nor a removed one, are
-    /// heard too. Set it while this node knows no member, hears no leader, or hears one that is not in
-    /// `members`: then its own picture may be the one that is out of date.
+    /// heard too. Set it while this node knows no member, hears no leader, or hears one that is no member:
+    /// then its own picture may be the one that is out of date.
     pub open: bool,
 }
 

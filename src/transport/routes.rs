@@ -25,7 +25,7 @@ use crate::transport::refusal::Refusals;
 use crate::transport::roster::Roster;
 
 /// Strangers with a route; as many as are let in at once. One more takes the place of the one that was
-/// used least lately.
+/// least recently used.
 const PROVISIONAL: usize = 16;
 /// A route that was not used for so long leads nowhere any more.
 const UNUSED_LIMIT: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ pub(crate) struct Routes {
 #[derive(Debug, Default)]
 struct Table {
     roster: Roster,
-    /// The members but this node.
+    /// The members but this node, without those of whom nothing says where they are.
     peers: BTreeMap<NodeId, Peer>,
     strangers: BTreeMap<NodeId, Provisional>,
     /// Where members say themselves that they listen.
