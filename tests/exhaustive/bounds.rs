@@ -156,6 +156,7 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "vi five nodes", ..FIVE },
         Bound { name: "vi five nodes, logs", terms: 2, start: PARTED, ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
+        Bound { name: "vii membership, crash", crashes: 1, entries: 3, behind: 1, ..MEMBERSHIP },
     ]
 }
 
@@ -163,10 +164,10 @@ pub fn all() -> Vec<Bound> {
 pub fn open() -> Vec<Bound> {
     vec![
         Bound { name: "iii reads, new leaders", time: OWN_TIME, inflight: 1, led: false, ..NO_WRITE },
-        Bound { name: "vi five nodes, crash", crashes: 1, ..FIVE },
-        Bound { name: "vi five nodes, crowded", inflight: 3, ..FIVE },
-        Bound { name: "vi five nodes, two terms", terms: 2, ..FIVE },
-        Bound { name: "vii membership, crash", crashes: 1, ..MEMBERSHIP },
+        Bound { name: "vi five, crash", crashes: 1, ..FIVE },
+        Bound { name: "vi five, crowded", inflight: 3, ..FIVE },
+        Bound { name: "vi five, two terms", terms: 2, ..FIVE },
+        Bound { name: "vii five entries, crash", crashes: 1, ..MEMBERSHIP },
     ]
 }
 
