@@ -5,9 +5,11 @@
 //! even exact: what was once complete is not done a second time, whatever happened to the member since.
 //!
 //! 1. One at a time here, and the leader confirms that it leads: from then on it knows all that was changed.
-//! 2. The registry hears of it: the addresses, the name. It is an entry of the log too, so once it is applied,
+//! 2. It judges what is asked for, so that what it would refuse changes nothing. Later refusals are rare, and
+//!    are told as what they are: a part of the change was made (G5).
+//! 3. The registry hears of it: the addresses, the name. It is an entry of the log too, so once it is applied,
 //!    whatever membership stood before it is committed.
-//! 3. The membership changes, by [`Handle::reconfigure`](crate::driver::handle::Handle::reconfigure). A new member is a
+//! 4. The membership changes, by [`Handle::reconfigure`](crate::driver::handle::Handle::reconfigure). A new member is a
 //!    learner first, and may get its vote in a second step.
 
 use std::collections::BTreeSet;
@@ -23,7 +25,7 @@ use crate::api::forward::{Attempt, Miss, RETRY_AFTER, refused_change, refused_wr
 use crate::api::members::info_of;
 use crate::driver::handle::{Applied, Refused};
 use crate::ids::{LogIndex, NodeId, Term};
-use crate::problem::{Kind, Problem};
+use crate::problem::{Kind, Outcome, Problem};
 use crate::raft::effect::{Change, ReconfigureRefusal};
 use crate::raft::entry::Membership;
 use crate::registry::command::{Answer, Goal, Intent, Member, Op, Redemption, RequestName, Standing};
@@ -77,23 +79,69 @@ pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Re
     }
     let membership = membership(context, limit).await?;
     let member = context.handle.with_machine(|machine| addresses(wish, &membership, machine))?;
+    would_be_made(context, wish, &membership, limit).await?;
     let reached = !membership.is_joint() && wish.goal.holds(&membership);
     let changed = member.is_some() || !reached;
+    let told = member.is_some() || matches!(wish.what, What::Join(..));
     let Some(begun) = announce(context, term, announcement(wish, member, reached), limit).await? else {
         return Ok(Attempt::Missed(Miss::NotLeading));
     };
-    if let What::Join(_, incarnation) = wish.what
-        && membership.contains(wish.node)
-    {
-        is_known_by(wish.node, incarnation, &membership)?;
-    }
-    let (at, pending) = match steps(context, wish, membership, begun, limit).await? {
-        Progress::Complete(at) => (at, None),
-        Progress::Pending(why) => (begun, Some(why.to_string())),
-        Progress::Missed => return Ok(Attempt::Missed(Miss::NotLeading)),
+    let mut at = begun;
+    let progress = steps(context, wish, membership, &mut at, limit).await;
+    let in_part = told || at > begun;
+    let (at, pending) = match progress {
+        Ok(Progress::Complete(at)) => (at, None),
+        Ok(Progress::Pending(why)) => (begun, Some(why.to_string())),
+        Ok(Progress::Missed) if in_part => return Err(made_in_part(leads_no_more())),
+        Ok(Progress::Missed) => return Ok(Attempt::Missed(Miss::NotLeading)),
+        Err(problem) if in_part => return Err(made_in_part(problem)),
+        Err(problem) => return Err(problem),
     };
     tracing::info!(node = %wish.node, goal = ?wish.goal, index = %at, pending, "the members were changed as asked");
     Ok(Attempt::Done(answer(context, wish, changed, at, pending).await))
+}
+
+/// Whether the first step would be made, and is not only one that has to wait.
+async fn would_be_made(
+    context: &Inner,
+    wish: &Wish,
+    membership: &Membership,
+    limit: Deadline,
+) -> Result<(), Problem> {
+    if membership.is_joint() {
+        return may_be_this_one(&wish.goal, membership);
+    }
+    let change = next_step(wish, membership);
+    if change == Change::default() {
+        return Ok(());
+    }
+    match timeout_at(limit, context.handle.judge(change)).await {
+        Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, why) => Ok(()),
+        // Whoever leads no more finds that out when it tells the registry.
+        Ok(Ok(()) | Err(Refused::NotLeader { .. })) => Ok(()),
+        Ok(Err(Refused::Reconfigure(why))) => Err(refused_change(&why)),
+        Ok(Err(_)) | Err(_) => Err(no_answer()),
+    }
+}
+
+fn no_answer() -> Problem {
+    Problem::new(Kind::Overloaded, "the consensus loop does not answer").retry_after(RETRY_AFTER)
+}
+
+fn leads_no_more() -> Problem {
+    Problem::new(Kind::NoLeader, "leadership moved in the midst of the change")
+}
+
+/// A part of the change is committed, so its refusal is not one of all of it (G5).
+fn made_in_part(problem: Problem) -> Problem {
+    if problem.outcome != Some(Outcome::NotApplied) {
+        return problem;
+    }
+    let detail = format!(
+        "{}; a part of what was asked for is made already, see /cluster/members: ask again for the rest",
+        problem.detail
+    );
+    Problem { detail, retry_after: None, outcome: Some(Outcome::Unknown), ..problem }
 }
 
 /// The term in which this node leads now; `None` when it does not. From here on, all that earlier changes
@@ -114,9 +162,7 @@ pub(super) async fn confirmed(context: &Inner, limit: Deadline) -> Result<Option
 pub(super) async fn membership(context: &Inner, limit: Deadline) -> Result<Membership, Problem> {
     match timeout_at(limit, context.handle.view()).await {
         Ok(Ok(view)) => Ok(view.membership),
-        _ => {
-            Err(Problem::new(Kind::Overloaded, "the consensus loop does not answer").retry_after(RETRY_AFTER))
-        }
+        _ => Err(no_answer()),
     }
 }
 
@@ -144,7 +190,14 @@ fn addresses(wish: &Wish, membership: &Membership, machine: &Machine) -> Result<
             is_the_same(member, *incarnation, known, membership)?;
             return Ok(None);
         }
-        What::Join(..) if is_member => return Ok(None),
+        What::Join(redemption, incarnation) if is_member => {
+            let used = machine.invitation(node).and_then(|invitation| invitation.redeemed_by);
+            if used.is_some_and(|by| by != redemption.by) {
+                return Err(used_before());
+            }
+            is_known_by(node, *incarnation, membership)?;
+            return Ok(None);
+        }
         What::Add(member, _) => member.clone(),
         What::Join(redemption, _) => redemption.member.clone(),
         What::Remove | What::Patch(_) if !is_member => return Err(no_member(node)),
@@ -285,25 +338,25 @@ pub(super) fn not_recorded(answer: &Answer) -> Problem {
     Problem::new(Kind::LimitExceeded, detail)
 }
 
-/// Step by step, from `membership`, which is committed unless it is joint.
+/// Step by step, from `membership`, which is committed unless it is joint. `at` is the entry with which the
+/// last one was complete.
 async fn steps(
     context: &Inner,
     wish: &Wish,
     mut membership: Membership,
-    begun: LogIndex,
+    at: &mut LogIndex,
     limit: Deadline,
 ) -> Result<Progress, Problem> {
-    let mut at = begun;
     loop {
         if membership.is_joint() {
             return under_way(context, &wish.goal, &membership, limit).await.map(Progress::Complete);
         }
         let change = next_step(wish, &membership);
         if change == Change::default() {
-            return Ok(Progress::Complete(at));
+            return Ok(Progress::Complete(*at));
         }
         match timeout_at(limit, context.handle.reconfigure(change)).await {
-            Ok(Ok(id)) => at = id.index,
+            Ok(Ok(id)) => *at = id.index,
             Ok(Err(Refused::NotLeader { .. })) => return Ok(Progress::Missed),
             Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, why) => {
                 return Ok(Progress::Pending(why));
@@ -351,9 +404,7 @@ async fn under_way(
     membership: &Membership,
     limit: Deadline,
 ) -> Result<LogIndex, Problem> {
-    if !goal.holds(&membership.completed()) {
-        return Err(refused_change(&ReconfigureRefusal::InProgress));
-    }
+    may_be_this_one(goal, membership)?;
     let mut watch = context.handle.watch();
     let is_complete =
         |machine: &Machine| !machine.membership().is_joint() && goal.holds(machine.membership());
@@ -362,6 +413,11 @@ async fn under_way(
         Ok(Ok(seen)) => Ok(seen.last_applied),
         _ => Err(unknown("the change was not complete in time and still may be".into())),
     }
+}
+
+fn may_be_this_one(goal: &Goal, under_way: &Membership) -> Result<(), Problem> {
+    let may_be = goal.holds(&under_way.completed());
+    may_be.then_some(()).ok_or_else(|| refused_change(&ReconfigureRefusal::InProgress))
 }
 
 async fn answer(

@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::time::{Instant as Deadline, timeout};
 
 use crate::api::answers::join::{InviteRequest, Invited, JoinAnswer, JoinMember, JoinRequest, VerifiedJoin};
-use crate::api::change::{What, Wish, carry_out, confirmed, not_recorded, propose};
+use crate::api::change::{What, Wish, carry_out, confirmed, membership, not_recorded, propose};
 use crate::api::fields::{REQUEST_ID, SIGNATURE, bad_request, json, single};
 use crate::api::forward::{Attempt, Effect, Hold, Miss, at_leader};
 use crate::api::members::{a_node, check_addresses, incarnation_of, read};
@@ -87,18 +87,23 @@ pub(super) async fn invite_here(
 async fn note(context: &Inner, invitation: &Invitation) -> Result<Attempt<Response<Bytes>>, Problem> {
     let limit = Deadline::now() + context.limits.answer;
     let Some(term) = confirmed(context, limit).await? else { return Ok(Attempt::Missed(Miss::NotLeading)) };
+    // The registry knows the first members of a cluster only once something about them has changed.
+    if membership(context, limit).await?.contains(invitation.node) {
+        return Err(is_a_member(invitation.node));
+    }
     let Some(applied) = propose(context, term, Op::Invite(invitation.clone()), limit).await? else {
         return Ok(Attempt::Missed(Miss::NotLeading));
     };
     match applied.answer {
         Answer::Done { .. } => Ok(Attempt::Done(Response::new(Bytes::new()))),
-        Answer::ConditionFailed { .. } => {
-            let detail =
-                format!("node {} is a member already; remove it first, or take another id", invitation.node);
-            Err(Problem::new(Kind::MembershipRefused, detail))
-        }
+        Answer::ConditionFailed { .. } => Err(is_a_member(invitation.node)),
         other => Err(not_recorded(&other)),
     }
+}
+
+fn is_a_member(node: NodeId) -> Problem {
+    let detail = format!("node {node} is a member already; remove it first, or take another id");
+    Problem::new(Kind::MembershipRefused, detail)
 }
 
 /// `POST /cluster/join`. It needs no bearer token: the signature stands for it.

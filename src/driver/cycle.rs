@@ -23,7 +23,7 @@ use crate::driver::handle::{Applied, ReadPoint, Refused, Transferred};
 use crate::fencing::leadership::Leadership;
 use crate::ids::{IoSeq, LogId, LogIndex, NodeId, Term, Ticket};
 use crate::raft::Node;
-use crate::raft::effect::{Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
+use crate::raft::effect::{Change, Effect, Event, Input, Outcome, SnapshotEffect, SnapshotInput};
 use crate::raft::entry::{Entry, Membership, Persist, Snapshot, SnapshotId};
 use crate::raft::message::{FetchSnapshot, Message};
 use crate::raft::view::View;
@@ -279,6 +279,16 @@ impl Cycle {
     /// The core's state.
     pub fn view(&self) -> View {
         self.node.view()
+    }
+
+    /// Whether a change of the membership would be made now; nothing happens.
+    ///
+    /// # Errors
+    /// What the change would be answered with.
+    pub fn judge(&self, change: &Change) -> Result<(), Refused> {
+        let verdict = self.node.judge(change);
+        let leader = self.node.leadership().leader_elsewhere();
+        verdict.ok_or(Refused::NotLeader { leader })?.map_err(Refused::Reconfigure)
     }
 
     /// The picture that the edges decide by.

@@ -52,6 +52,13 @@ pub enum Request {
         /// Where the answer goes: the entry that completed it.
         reply: oneshot::Sender<Result<LogId, Refused>>,
     },
+    /// Whether a change of the membership would be made now.
+    Judge {
+        /// What would be different.
+        change: Change,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
     /// A detailed view of the core.
     View {
         /// Where the answer goes.
@@ -200,6 +207,11 @@ impl Handle {
     /// Changes who takes part, and answers once the change is complete. Leader only.
     pub async fn reconfigure(&self, change: Change) -> Result<LogId, Refused> {
         self.ask(|reply| Request::Reconfigure { change, reply }).await?
+    }
+
+    /// Asks whether a change would be made, without making it. Leader only.
+    pub async fn judge(&self, change: Change) -> Result<(), Refused> {
+        self.ask(|reply| Request::Judge { change, reply }).await?
     }
 
     /// A detailed view of the core, for status pages.

@@ -298,6 +298,7 @@ impl Loop {
                 }
             }
             // The caller may have gone away.
+            Request::Judge { change, reply } => drop(reply.send(self.cycle.judge(&change))),
             Request::View { reply } => drop(reply.send(self.cycle.view())),
         }
     }

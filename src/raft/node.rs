@@ -7,7 +7,8 @@ use crate::lease::Lease;
 use crate::raft::config::Config;
 use crate::raft::core::Core;
 use crate::raft::effect::{
-    Cause, Change, Effect, Event, Input, Outcome, RoleKind, SnapshotInput, TransferRefusal,
+    Cause, Change, Effect, Event, Input, Outcome, ReconfigureRefusal, RoleKind, SnapshotInput,
+    TransferRefusal,
 };
 use crate::raft::election::Candidate;
 use crate::raft::entry::{Durable, Membership};
@@ -155,6 +156,11 @@ impl Node {
             commit_index: core.commit_index,
             last_applied: core.last_applied,
         }
+    }
+
+    /// Whether this leader would make `change` now. `None`: it leads no more.
+    pub fn judge(&self, change: &Change) -> Option<Result<(), ReconfigureRefusal>> {
+        self.as_leader().map(|leader| leader.plan(&self.core, change).map(drop))
     }
 
     /// What is shown of the node.

@@ -134,7 +134,7 @@ impl Leader {
     }
 
     /// The next membership, or why there can't be one.
-    fn plan(&self, core: &Core, change: &Change) -> Result<Membership, ReconfigureRefusal> {
+    pub fn plan(&self, core: &Core, change: &Change) -> Result<Membership, ReconfigureRefusal> {
         let now = core.membership();
         // MC-2.
         if self.transfer.is_some() || !core.is_settled() || now.is_joint() {

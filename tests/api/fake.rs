@@ -60,6 +60,8 @@ pub enum Changes {
     Make,
     /// Says no.
     Refuse(ReconfigureRefusal),
+    /// Says no, although it would have said yes a moment ago.
+    RefuseAfterAll(ReconfigureRefusal),
     /// Makes it, and loses leadership before it can say so.
     MakeUnknown,
     /// Is in the middle of it, and loses leadership.
@@ -237,6 +239,14 @@ impl Cluster {
     pub fn enter(&self, membership: Membership) {
         self.0.enter(membership);
     }
+    /// Who takes part since the cluster was founded: there is no entry of it that the registry could know.
+    pub fn found(&self, membership: Membership) {
+        self.world(|world| world.membership = membership);
+    }
+    /// Where `node` can be reached, by the registry.
+    pub fn place_of(&self, node: u64) -> Option<Member> {
+        self.0.nodes[&1].machine.read().unwrap().member(NodeId(node)).cloned()
+    }
     /// Nothing reaches this node.
     pub fn cut_off(&self, node: u64) {
         self.world(|world| world.cut_off.insert(node));
@@ -318,6 +328,7 @@ impl Shared {
             Request::Read { reply } => drop(reply.send(self.read())),
             Request::Transfer { to, reply } => drop(reply.send(self.transfer(id, to))),
             Request::Reconfigure { change, reply } => self.reconfigure(id, change, reply),
+            Request::Judge { reply, .. } => drop(reply.send(self.judge(id))),
             Request::View { reply } => drop(reply.send(self.view(id))),
         }
     }
@@ -391,7 +402,7 @@ impl Shared {
         let next = changed(&membership, &change);
         let answer = match changes {
             Changes::Make => Ok(self.enter(next)),
-            Changes::Refuse(why) => Err(Refused::Reconfigure(why)),
+            Changes::Refuse(why) | Changes::RefuseAfterAll(why) => Err(Refused::Reconfigure(why)),
             Changes::MakeUnknown => {
                 self.enter(next);
                 Err(Refused::Unknown)
@@ -405,6 +416,15 @@ impl Shared {
             }
         };
         drop(reply.send(answer));
+    }
+
+    fn judge(&self, id: u64) -> Result<(), Refused> {
+        let world = self.world.lock().unwrap();
+        match world.changes {
+            _ if world.leader != Some(id) => Err(Refused::NotLeader { leader: world.leader.map(NodeId) }),
+            Changes::Refuse(why) => Err(Refused::Reconfigure(why)),
+            _ => Ok(()),
+        }
     }
 
     fn read(&self) -> Result<ReadPoint, Refused> {

@@ -188,10 +188,21 @@ async fn a_node_without_the_authoritys_key_says_which_setting_it_lacks() {
     assert!(parsed::<Value>(&answer)["detail"].as_str().unwrap().contains("ca.key"));
 }
 
+/// G5: on a cluster whose members were never changed, too, where the registry does not know them.
+#[tokio::test]
+async fn a_refused_join_moves_no_member() {
+    let desk = Desk::new();
+    let token = desk.invite(4).await;
+    desk.cluster.found(Membership::of_voters((1..=4).map(NodeId)));
+    let body = desk.body(4);
+    let answer = desk.join(&body, &token.sign(body.as_bytes())).await;
+    assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+    assert_eq!(desk.cluster.place_of(4), None, "it stays where it was");
+}
+
 #[tokio::test]
 async fn invitations_are_for_operators_and_for_ids_that_are_free() {
     let desk = Desk::new();
-    desk.cluster.enter(Membership::of_voters((1..=3).map(NodeId)));
     for body in ["", r#"{"id": 0}"#, r#"{"id": 4, "ttl_s": 59}"#, r#"{"id": 4, "ttl_s": 604801}"#] {
         assert_problem(&desk.invite_at(SIGNER, body).await, 400, "bad-request", Some("not-applied"));
     }

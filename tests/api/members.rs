@@ -170,6 +170,44 @@ async fn a_refusal_says_why_and_whether_it_passes() {
     good(&cluster.patch(2, 4, Some("k"), r#"{"role": "voter"}"#).await);
 }
 
+/// G5: what is refused changes nothing, and of what was changed nobody says that it was not.
+#[tokio::test]
+async fn a_refused_change_moves_nobody_and_one_that_was_made_in_part_says_so() {
+    let cluster = Cluster::led_by(1);
+    let before = cluster.place_of(2);
+    let no_quorum = ReconfigureRefusal::NoQuorum { in_contact: 1, voters: 2 };
+    let learner_elsewhere = r#"{"proxy": "f:1", "role": "learner"}"#;
+    cluster.on_change(Changes::Refuse(no_quorum));
+    for (node, body) in [(1, learner_elsewhere), (3, learner_elsewhere)] {
+        let answer = cluster.patch(node, 2, None, body).await;
+        assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+        assert_problem(
+            &cluster.add(node, None, NODE_4).await,
+            409,
+            "membership-refused",
+            Some("not-applied"),
+        );
+    }
+    assert_eq!((cluster.place_of(2), cluster.place_of(4)), (before.clone(), None));
+
+    cluster.on_change(Changes::RefuseAfterAll(no_quorum));
+    for node in [1, 3] {
+        let answer = cluster.patch(node, 2, None, learner_elsewhere).await;
+        assert_problem(&answer, 409, "membership-refused", Some("unknown"));
+        let problem: Value = parsed(&answer);
+        assert_eq!(problem["retry_safe"], json!(false));
+        assert!(problem["detail"].as_str().unwrap().contains("ask again for the rest"), "{problem}");
+        assert_eq!(cluster.place_of(2).unwrap().proxy, "f:1");
+        cluster.on_change(Changes::Make);
+        good(&cluster.patch(node, 2, None, r#"{"proxy": "10.0.0.2:8080"}"#).await);
+        assert_eq!(cluster.place_of(2), before);
+        cluster.on_change(Changes::RefuseAfterAll(no_quorum));
+    }
+    // Without anything besides, the refusal is one of all of it.
+    let answer = cluster.patch(1, 2, None, r#"{"role": "learner"}"#).await;
+    assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+}
+
 #[tokio::test]
 async fn an_incarnation_goes_with_the_new_member() {
     let cluster = Cluster::led_by(1);

@@ -319,7 +319,10 @@ impl FakeLoop {
                         confirmed.fetch_add(1, Ordering::SeqCst);
                         let _ = reply.send(Ok(ReadPoint { index: LogIndex(9), term }));
                     }
-                    Request::Transfer { .. } | Request::Reconfigure { .. } | Request::View { .. } => {}
+                    Request::Transfer { .. }
+                    | Request::Reconfigure { .. }
+                    | Request::Judge { .. }
+                    | Request::View { .. } => {}
                 }
             }
         });
