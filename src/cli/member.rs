@@ -335,5 +335,9 @@ async fn invite(args: &InviteArgs) -> Result<String, Failure> {
     let call = named(&args.change, Method::POST, "/cluster/invitations".into(), Some(&wish))?;
     let client = &args.change.client;
     let answer = client::ask(&client.api, &call).await?;
-    show::answer(client, &answer, |invited: &Invited| show::invited(invited, &client.api))
+    // The token is all of the output, so that a script can take it; the rest is for whoever looks on.
+    show::answer(client, &answer, |invited: &Invited| {
+        eprintln!("{}", show::invited(invited, &client.api));
+        format!("{}\n", invited.token)
+    })
 }

@@ -27,6 +27,7 @@ pub mod show;
 mod table;
 mod tools;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -71,7 +72,10 @@ impl LogFormat {
     pub fn start(self) {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // Colours are for people: not in a file, and not for who asks for none (no-color.org).
+        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
         // It fails only when a log was started before, which then goes on.
         let _ = match self {
             Self::Text => log.try_init(),

@@ -156,12 +156,12 @@ pub fn changed(id: u64, answer: &Changed) -> String {
     text
 }
 
-/// `termgate member invite`.
+/// `termgate member invite`: what goes with the token.
 pub fn invited(invited: &Invited, apis: &[String]) -> String {
-    let Invited { cluster, id, token, expires_at } = invited;
+    let Invited { cluster, id, expires_at, .. } = invited;
     let api = apis.first().map_or("URL", String::as_str);
     format!(
-        "{token}\n\nfor one machine, as node {id} of {cluster}, until {expires_at}; there:\n\n  \
+        "the token is for one machine, as node {id} of {cluster}, until {expires_at}; there:\n\n  \
          termgate node --join {api} --token TOKEN --data-dir DIR \\\n    \
          --peer-address HOST:PORT --proxy-address HOST:PORT --api-address HOST:PORT\n"
     )

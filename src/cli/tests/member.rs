@@ -172,12 +172,13 @@ fn an_invitation_says_what_to_do_with_it() {
     let answer = r#"{"cluster": "orders", "id": 4, "token": "termgate-join-1.abc", "expires_at": "2026-11-25T23:00:00Z"}"#;
     let node = Node::answering(&[(200, answer)]);
     let expected = format!(
-        "termgate-join-1.abc\n\nfor one machine, as node 4 of orders, until 2026-11-25T23:00:00Z; there:\n\n  \
+        "the token is for one machine, as node 4 of orders, until 2026-11-25T23:00:00Z; there:\n\n  \
          termgate node --join {} --token TOKEN --data-dir DIR \\\n    \
          --peer-address HOST:PORT --proxy-address HOST:PORT --api-address HOST:PORT\n",
         node.api
     );
-    assert_eq!(node.run("invite --id 4 --ttl 2h").unwrap(), expected);
+    assert_eq!(node.run("invite --id 4 --ttl 2h").unwrap(), "termgate-join-1.abc\n", "a script can take it");
+    assert_eq!(show::invited(&serde_json::from_str(answer).unwrap(), &[node.api.clone()]), expected);
     assert_eq!(node.seen()[0].3, r#"{"id":4,"ttl_s":7200}"#);
 }
 
