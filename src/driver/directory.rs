@@ -3,7 +3,8 @@
 //! Both change while the node runs. A member is dialled as soon as its membership entry is in the log and
 //! its address is applied; one that is left out is dropped when the core has told it so. A node that hears
 //! no leader, or one that it does not know, may be the one whose picture is out of date: then it lets other
-//! nodes of the cluster in, whose votes and entries it may need to get up to date.
+//! nodes of the cluster in, whose votes and entries it may need to get up to date. One of them may be known
+//! here as removed, and have been added again since.
 //!
 //! After a start nothing behind the snapshot is applied before somebody leads, and nobody leads before the
 //! voters have found each other. So a start reads ahead: it looks for the members where its log says that

@@ -85,7 +85,8 @@ impl Door {
     }
 
     /// Follows the roster: the connections of a node that is no member any more close at once (W-11), and
-    /// so do those of strangers when the door is shut to them (W-12).
+    /// so do those of strangers when the door is shut to them (W-12). Who was removed is told so only then:
+    /// while the door is open this node may not have heard yet that it was added again.
     pub(crate) fn set_roster(&self, roster: &Roster) {
         self.replace(roster.everybody(), roster.removed.clone(), roster.open);
     }
@@ -108,7 +109,7 @@ impl Door {
         let State { members, removed, came_from, live, .. } = &mut *state;
         came_from.retain(|node, _| members.contains(node));
         for (node, connection) in live.iter().filter(|(node, _)| !members.contains(node)) {
-            if removed.contains(node) {
+            if removed.contains(node) && !open {
                 close_removed(connection, *node);
             } else if former.contains(node) || !open {
                 connection.close(CLOSED, b"no member is known here by this name");
@@ -235,15 +236,13 @@ impl State {
         if self.members.contains(&node) {
             return Ok(Admitted::Member);
         }
-        if self.removed.contains(&node) {
-            return Err(Refusal::Removed(node));
-        }
         let live = self.live.iter().map(|(other, _)| *other);
         let strangers: BTreeSet<NodeId> =
             live.filter(|other| *other != node && !self.members.contains(other)).collect();
         if self.open && node != own && strangers.len() < STRANGERS {
             return Ok(Admitted::Stranger);
         }
-        Err(Refusal::NotAMember(node))
+        let was_removed = self.removed.contains(&node);
+        Err(if was_removed { Refusal::Removed(node) } else { Refusal::NotAMember(node) })
     }
 }

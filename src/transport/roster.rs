@@ -14,11 +14,12 @@ pub struct Roster {
     /// More members, of whom this node does not know where they listen. They are let in, and dialled where
     /// they say.
     pub unplaced: BTreeSet<NodeId>,
-    /// The nodes that were removed from the cluster. They are told so, and never let in.
+    /// The nodes that were removed from the cluster. They are told so, unless strangers are heard: one of
+    /// them may have been added again, and even lead, and nobody else would tell this node.
     pub removed: BTreeSet<NodeId>,
-    /// Whether other nodes of the cluster, whose certificate names neither a member nor a removed one, are
-    /// heard too. Set it while this node knows no member, hears no leader, or hears one that is no member:
-    /// then its own picture may be the one that is out of date.
+    /// Whether other nodes of the cluster, whose certificate names no member, are heard too. Set it while this
+    /// node knows no member, hears no leader, or hears one that is no member: then its own picture may be the
+    /// one that is out of date.
     pub open: bool,
 }
 
@@ -31,5 +32,10 @@ impl Roster {
     /// Whether `node` is one of them.
     pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.members.contains_key(&node) || self.unplaced.contains(&node)
+    }
+
+    /// Whether `node` is to be told that it was removed.
+    pub(crate) fn tells_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node) && !self.is_member(node) && !self.open
     }
 }

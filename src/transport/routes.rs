@@ -78,7 +78,7 @@ impl Routes {
         }
         table.roster = roster.clone();
         table.peers.retain(|id, peer| {
-            if roster.removed.contains(id) && !roster.is_member(*id) {
+            if roster.tells_removed(*id) {
                 peer.link().remove();
             }
             let address = roster.members.get(id);
@@ -88,7 +88,12 @@ impl Routes {
         for id in roster.everybody().into_iter().filter(|id| *id != self.own) {
             self.follow_member(&mut table, id);
         }
-        table.strangers.retain(|id, _| roster.open && !roster.removed.contains(id));
+        table.strangers.retain(|id, route| {
+            if let Some(peer) = route.peer.as_ref().filter(|_| roster.tells_removed(*id)) {
+                peer.link().remove();
+            }
+            roster.open
+        });
         true
     }
 
@@ -180,7 +185,7 @@ impl Routes {
 impl Table {
     fn introduce(&mut self, from: NodeId, address: String, now: Instant) {
         let Self { roster, strangers, .. } = self;
-        if !roster.open || roster.removed.contains(&from) {
+        if !roster.open {
             return;
         }
         if let Some(route) = strangers.get_mut(&from).filter(|route| route.address == address) {
@@ -265,8 +270,7 @@ mod tests {
     #[test]
     fn a_stranger_gets_a_route_only_while_strangers_are_heard() {
         let mut table = open();
-        table.roster.removed.insert(NodeId(2));
-        (2..=3).for_each(|id| table.introduce(NodeId(id), "a:1".to_owned(), at(0)));
+        table.introduce(NodeId(3), "a:1".to_owned(), at(0));
         assert_eq!(names(&table), [3]);
         table.roster.open = false;
         table.introduce(NodeId(4), "a:1".to_owned(), at(0));

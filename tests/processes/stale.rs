@@ -1,9 +1,10 @@
 //! Nodes whose picture of the members is out of date, and that still have to find each other.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::machine;
-use crate::membership::{add, add_started, done, roles, voters};
+use crate::membership::{add, add_started, done, last_incarnation, roles, voters};
 use crate::support::cluster::{Cluster, Plan, SETTLE_LIMIT};
 use crate::support::wait;
 use crate::told::write_until_landed;
@@ -23,13 +24,15 @@ fn wait_until_followed(cluster: &Cluster, id: u64, leader: u64) {
     });
 }
 
-/// Waits until the leader says that `id` has all of its log.
+/// Waits until `id` has acknowledged all that the leader has committed.
 #[track_caller]
 fn wait_until_caught_up(cluster: &Cluster, at: u64, id: u64) {
     wait::until(&format!("node {id} has caught up"), SETTLE_LIMIT, || {
-        let list: Value = serde_json::from_str(&done(cluster, at, &["list", "--json"])).expect("JSON");
-        let members = list["members"].as_array().expect("members");
-        members.iter().any(|m| m["id"] == id && m["caught_up"] == true).then_some(())
+        let status = cluster.status(at)?;
+        let of = |id: &Value| status["members"].as_array()?.iter().find(|member| member["id"] == *id);
+        let committed = of(&status["leader"])?["commit_index"].as_u64()?;
+        let acknowledged = of(&Value::from(id))?["match_index"].as_u64()?;
+        (acknowledged >= committed).then_some(())
     });
 }
 
@@ -109,4 +112,72 @@ fn a_newcomer_that_knows_no_members_catches_up_and_gets_its_vote() {
     let next = cluster.ids().into_iter().find(|next| ![leader, id].contains(next)).expect("more nodes");
     hand_over(&cluster, leader, next);
     wait_until_followed(&cluster, id, next);
+}
+
+/// More than a leader has on its way at once: no turn sees what stands before them and what stands behind.
+const VALUES: usize = 16;
+const VALUE_BYTES: usize = 900_000;
+
+/// Brings a removed node back under its id, and makes it lead.
+fn add_again(cluster: &mut Cluster, leader: u64, id: u64) {
+    let incarnation = last_incarnation(&cluster.log_of(id));
+    add_started(cluster, leader, id, &["--incarnation", &incarnation]);
+    cluster.start_node(id);
+    done(cluster, leader, &["promote", &id.to_string(), "--wait", "--timeout", "30s"]);
+    hand_over(cluster, leader, id);
+}
+
+/// W-12: it meets the removal of its leader in the log, long before it meets the entry that takes it back.
+#[test]
+fn a_newcomer_follows_a_leader_that_was_removed_and_added_again() {
+    let _machine = machine();
+    let mut cluster = Cluster::start(Plan::new(3));
+    let leader = cluster.leader().id;
+    let again = cluster.ids().into_iter().find(|id| *id != leader).expect("there are followers");
+    done(&cluster, leader, &["remove", &again.to_string()]);
+    cluster.wait_node_ended(again, SETTLE_LIMIT);
+    for number in 0..VALUES {
+        let key = format!("/registry/keys/{number}");
+        let answer = cluster.api(leader, "PUT", &key, &vec![b'v'; VALUE_BYTES]).expect("an answer");
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    add_again(&mut cluster, leader, again);
+    let new = add(&mut cluster, leader, &[]);
+    wait_until_caught_up(&cluster, leader, new);
+    wait_until_followed(&cluster, new, again);
+}
+
+/// Messages that found no connection at node `at`.
+fn undelivered(cluster: &Cluster, at: u64) -> u64 {
+    let page = cluster.api(at, "GET", "/metrics", b"").expect("metrics").text();
+    let name = "termgate_refusals_total{what=\"message\",reason=\"no-connection\"} ";
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// W-12: it stood still while the others took a node back that it knows as removed, and that leads now.
+#[test]
+fn a_voter_that_stood_still_follows_a_leader_that_was_removed_and_added_again() {
+    let _machine = machine();
+    let mut cluster = Cluster::start(Plan::new(4));
+    let leader = cluster.leader().id;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (again, stands) = (others[0], others[1]);
+    done(&cluster, leader, &["remove", &again.to_string()]);
+    cluster.wait_node_ended(again, SETTLE_LIMIT);
+    wait::until("the removal is known", SETTLE_LIMIT, || {
+        let status = cluster.status(stands)?;
+        let members = status["members"].as_array()?;
+        members.iter().all(|member| member["id"] != again).then_some(())
+    });
+    cluster.at(stands).process().signal(Signal::STOP);
+    // Until then, what it is sent waits for it where it will read it.
+    let before = undelivered(&cluster, leader);
+    wait::until("its connection is lost", SETTLE_LIMIT, || {
+        (undelivered(&cluster, leader) > before).then_some(())
+    });
+    add_again(&mut cluster, leader, again);
+    cluster.at(stands).process().signal(Signal::CONT);
+    wait_until_followed(&cluster, stands, again);
+    assert_eq!(roles(&cluster, stands), voters(&[1, 2, 3, 4]));
 }
