@@ -158,6 +158,7 @@ pub fn all() -> Vec<Bound> {
         Bound { name: "vi five nodes, logs", terms: 2, start: PARTED, ..FIVE },
         Bound { name: "vii membership", ..MEMBERSHIP },
         Bound { name: "vii membership, crash", crashes: 1, entries: 3, behind: 1, ..MEMBERSHIP },
+        Bound { name: "vii membership, four entries", crashes: 1, entries: 4, behind: 1, ..MEMBERSHIP },
     ]
 }
 
