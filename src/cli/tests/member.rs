@@ -178,7 +178,10 @@ fn an_invitation_says_what_to_do_with_it() {
         node.api
     );
     assert_eq!(node.run("invite --id 4 --ttl 2h").unwrap(), "termgate-join-1.abc\n", "a script can take it");
-    assert_eq!(show::invited(&serde_json::from_str(answer).unwrap(), &[node.api.clone()]), expected);
+    assert_eq!(
+        show::invited(&serde_json::from_str(answer).unwrap(), std::slice::from_ref(&node.api)),
+        expected
+    );
     assert_eq!(node.seen()[0].3, r#"{"id":4,"ttl_s":7200}"#);
 }
 
