@@ -77,18 +77,22 @@ pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Re
     if let Some(done) = done_before(context, wish)? {
         return Ok(Attempt::Done(answer(context, wish, true, done, None).await));
     }
-    let membership = membership(context, limit).await?;
-    let member = context.handle.with_machine(|machine| addresses(wish, &membership, machine))?;
-    would_be_made(context, wish, &membership, limit).await?;
+    // Who asks again for what was made in part is not told that nothing was (G5).
+    let begun_before = context.handle.with_machine(|machine| was_begun(wish, machine));
+    let told = |problem| if begun_before { made_in_part(problem) } else { problem };
+    let membership = membership(context, limit).await.map_err(told)?;
+    let member =
+        context.handle.with_machine(|machine| addresses(wish, &membership, machine)).map_err(told)?;
+    would_be_made(context, wish, &membership, limit).await.map_err(told)?;
     let reached = !membership.is_joint() && wish.goal.holds(&membership);
     let changed = member.is_some() || !reached;
-    let told = member.is_some() || matches!(wish.what, What::Join(..));
+    let moves = member.is_some() || matches!(wish.what, What::Join(..));
     let Some(begun) = announce(context, term, announcement(wish, member, reached), limit).await? else {
         return Ok(Attempt::Missed(Miss::NotLeading));
     };
     let mut at = begun;
     let progress = steps(context, wish, membership, &mut at, limit).await;
-    let in_part = told || at > begun;
+    let in_part = begun_before || moves || at > begun;
     let (at, pending) = match progress {
         Ok(Progress::Complete(at)) => (at, None),
         Ok(Progress::Pending(why)) => (begun, Some(why.to_string())),
@@ -116,7 +120,7 @@ async fn would_be_made(
         return Ok(());
     }
     match timeout_at(limit, context.handle.judge(change)).await {
-        Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, why) => Ok(()),
+        Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, membership, why) => Ok(()),
         // Whoever leads no more finds that out when it tells the registry.
         Ok(Ok(()) | Err(Refused::NotLeader { .. })) => Ok(()),
         Ok(Err(Refused::Reconfigure(why))) => Err(refused_change(&why)),
@@ -138,7 +142,7 @@ fn made_in_part(problem: Problem) -> Problem {
         return problem;
     }
     let detail = format!(
-        "{}; a part of what was asked for is made already, see /cluster/members: ask again for the rest",
+        "{}; a part of what was asked for is made, or may be, see /cluster/members: ask again for the rest",
         problem.detail
     );
     Problem { detail, retry_after: None, outcome: Some(Outcome::Unknown), ..problem }
@@ -173,6 +177,17 @@ fn done_before(context: &Inner, wish: &Wish) -> Result<Option<LogIndex>, Problem
     match known {
         Some(known) if known.request != *request => Err(name_taken()),
         known => Ok(known.and_then(|known| known.done)),
+    }
+}
+
+/// Whether the same request was taken down before, and perhaps no more than that.
+fn was_begun(wish: &Wish, machine: &Machine) -> bool {
+    match (&wish.what, &wish.request) {
+        (What::Join(redemption, _), _) => {
+            machine.invitation(wish.node).is_some_and(|made| made.redeemed_by == Some(redemption.by))
+        }
+        (_, Some(request)) => machine.change(&request.key).is_some(),
+        (_, None) => false,
     }
 }
 
@@ -358,7 +373,7 @@ async fn steps(
         match timeout_at(limit, context.handle.reconfigure(change)).await {
             Ok(Ok(id)) => *at = id.index,
             Ok(Err(Refused::NotLeader { .. })) => return Ok(Progress::Missed),
-            Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, why) => {
+            Ok(Err(Refused::Reconfigure(why))) if waits_for_its_vote(wish, &membership, why) => {
                 return Ok(Progress::Pending(why));
             }
             Ok(Err(refused)) => return Err(refused_write(&refused)),
@@ -369,9 +384,10 @@ async fn steps(
 }
 
 /// A member that was asked for with a vote is there without, for a while.
-fn waits_for_its_vote(wish: &Wish, why: ReconfigureRefusal) -> bool {
+fn waits_for_its_vote(wish: &Wish, membership: &Membership, why: ReconfigureRefusal) -> bool {
     use ReconfigureRefusal::{InProgress, NotCaughtUp, NotInContact};
-    matches!(wish.what, What::Add(..)) && matches!(why, NotCaughtUp { .. } | NotInContact(_) | InProgress)
+    let is_there = matches!(wish.what, What::Add(..)) && membership.contains(wish.node);
+    is_there && matches!(why, NotCaughtUp { .. } | NotInContact(_) | InProgress)
 }
 
 /// What is missing and can be done at once.

@@ -7,7 +7,7 @@ use http::header::{ALLOW, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use crate::api::fields::{NOT_LEADER, Place};
 use crate::api::router::NotRouted;
 use crate::api::{Caller, Inner};
-use crate::problem::{Kind, Problem};
+use crate::problem::{Kind, Outcome, Problem};
 
 /// Why there is no better answer.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Refusal {
     /// node that passed the request on is told when it should look for another leader.
     pub(super) fn answer(self, context: &Inner, caller: Caller, id: &HeaderValue) -> Response<Bytes> {
         let Self { problem, fields } = self;
-        let kind = problem.kind;
+        let (kind, outcome) = (problem.kind, problem.outcome);
         context.metrics.refuse("api", kind.name());
         tracing::debug!(request_id = ?id, problem = kind.name(), detail = problem.detail, "an API call is refused");
         let seen = context.handle.leadership();
@@ -63,7 +63,10 @@ impl Refusal {
             Kind::Unauthorized => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Kind::NoLeader | Kind::LeaderUnreachable if caller != Caller::Client => {
+            // What may have happened is not passed on to the next (G5).
+            Kind::NoLeader | Kind::LeaderUnreachable
+                if caller != Caller::Client && outcome != Some(Outcome::Unknown) =>
+            {
                 response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -155,7 +155,8 @@ impl ClientError {
     fn is_in_doubt(&self) -> bool {
         match self {
             Self::Lost { .. } => true,
-            Self::Refused { status, not_applied, .. } => *status == 500 && !not_applied,
+            // 409 and 503: a part of the change is made.
+            Self::Refused { status, not_applied, .. } => matches!(status, 409 | 500 | 503) && !not_applied,
             Self::Url(_) | Self::Unreachable { .. } | Self::Malformed { .. } => false,
         }
     }

@@ -62,6 +62,10 @@ pub enum Changes {
     Refuse(ReconfigureRefusal),
     /// Says no, although it would have said yes a moment ago.
     RefuseAfterAll(ReconfigureRefusal),
+    /// Makes it, and fails the next so.
+    MakeThenFail(Refused),
+    /// Fails it so, although it would have said yes a moment ago.
+    Fail(Refused),
     /// Makes it, and loses leadership before it can say so.
     MakeUnknown,
     /// Is in the middle of it, and loses leadership.
@@ -403,6 +407,11 @@ impl Shared {
         let answer = match changes {
             Changes::Make => Ok(self.enter(next)),
             Changes::Refuse(why) | Changes::RefuseAfterAll(why) => Err(Refused::Reconfigure(why)),
+            Changes::MakeThenFail(how) => {
+                self.world.lock().unwrap().changes = Changes::Fail(how);
+                Ok(self.enter(next))
+            }
+            Changes::Fail(how) => Err(how),
             Changes::MakeUnknown => {
                 self.enter(next);
                 Err(Refused::Unknown)

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use serde_json::{Value, json};
 use termgate::api::answers::members::{Changed, MemberList};
+use termgate::driver::handle::Refused;
 use termgate::ids::{LogIndex, NodeId, Term};
 use termgate::raft::effect::{Change, ReconfigureRefusal};
 use termgate::raft::entry::Membership;
@@ -206,6 +207,48 @@ async fn a_refused_change_moves_nobody_and_one_that_was_made_in_part_says_so() {
     // Without anything besides, the refusal is one of all of it.
     let answer = cluster.patch(1, 2, None, r#"{"role": "learner"}"#).await;
     assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+}
+
+/// G5: the member is there, whatever stops the second step; nobody tries again as if it were not.
+#[tokio::test]
+async fn a_learner_that_was_added_is_not_denied_when_its_vote_fails() {
+    let voter = NODE_4.replace('}', r#", "role": "voter"}"#);
+    let no_quorum = ReconfigureRefusal::NoQuorum { in_contact: 2, voters: 4 };
+    for (how, status, kind) in [
+        (Refused::Busy, 503, "overloaded"),
+        (Refused::NotLeader { leader: Some(NodeId(3)) }, 503, "no-leader"),
+        (Refused::Reconfigure(no_quorum), 409, "membership-refused"),
+    ] {
+        for node in [1, 2] {
+            let cluster = Cluster::led_by(1);
+            cluster.on_change(Changes::MakeThenFail(how.clone()));
+            let answer = cluster.add(node, Some("k"), &voter).await;
+            assert_problem(&answer, status, kind, Some("unknown"));
+            assert_eq!(parsed::<Value>(&answer)["retry_safe"], json!(false));
+            assert_eq!(cluster.changed().len(), 2, "no third attempt by itself");
+            assert_eq!(cluster.membership(), of(&[1, 2, 3], &[4]));
+            cluster.on_change(Changes::Refuse(no_quorum));
+            let again = cluster.add(node, Some("k"), &voter).await;
+            assert_problem(&again, 409, "membership-refused", Some("unknown"));
+            cluster.on_change(Changes::Make);
+            assert!(good(&cluster.add(node, Some("k"), &voter).await).changed);
+            assert_eq!(cluster.membership(), of(&[1, 2, 3, 4], &[]));
+        }
+    }
+}
+
+/// G5: 202 is for a member that is there and waits for its vote.
+#[tokio::test]
+async fn nobody_is_pending_who_was_not_added() {
+    let cluster = Cluster::led_by(1);
+    let voter = NODE_4.replace('}', r#", "role": "voter"}"#);
+    cluster.on_change(Changes::Refuse(ReconfigureRefusal::InProgress));
+    for body in [NODE_4, &voter] {
+        let answer = cluster.add(2, Some("k"), body).await;
+        assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+        assert!(field(&answer, "retry-after").is_some(), "it passes");
+    }
+    assert_eq!(cluster.place_of(4), None);
 }
 
 #[tokio::test]

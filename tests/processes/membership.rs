@@ -17,6 +17,8 @@ const CLIENTS: usize = 9;
 const CLIENT_PAUSE: Duration = Duration::from_millis(20);
 /// Longer than the nodes' hold time, so that a client hears what the node decided.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(4);
+/// A node that has been silent for several election timeouts is in no contact.
+const OUT_OF_CONTACT_MS: u64 = 3000;
 /// Writes that must pass between two changes.
 const WRITES_BETWEEN: usize = 30;
 
@@ -174,6 +176,40 @@ fn a_node_that_was_removed_while_it_was_down_is_told_when_it_comes_back() {
     assert!(log.contains("termgate member add"), "it says what to do: {log}");
 }
 
+/// G5.
+#[test]
+fn a_change_that_no_majority_could_complete_moves_nobody() {
+    let _machine = machine();
+    let mut cluster = Cluster::start(Plan::new(3));
+    let leader = cluster.leader().id;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (down, stays) = (others[0], others[1]);
+    let before = listed(&cluster, leader, stays);
+    cluster.kill_node(down);
+    wait::until("the leader misses the node", SETTLE_LIMIT, || {
+        let silent_for = listed(&cluster, leader, down)["last_contact_ms"].as_u64();
+        silent_for.is_none_or(|silent_for| silent_for > OUT_OF_CONTACT_MS).then_some(())
+    });
+    let target = format!("/cluster/members/{stays}");
+    let body = br#"{"role": "learner", "proxy": "127.0.0.1:9"}"#;
+    let answer = cluster.api(leader, "PATCH", &target, body).expect("an answer");
+    let problem = answer.json();
+    assert_eq!((answer.status, problem["outcome"].as_str()), (409, Some("not-applied")), "{problem}");
+    for at in [leader, stays] {
+        let after = listed(&cluster, at, stays);
+        for what in ["role", "peer", "proxy", "hop", "api"] {
+            assert_eq!(after[what], before[what], "{what}, although the change was not applied");
+        }
+    }
+}
+
+/// The member `id` as node `at` hears of it from the leader.
+fn listed(cluster: &Cluster, at: u64, id: u64) -> Value {
+    let list: Value = serde_json::from_str(&done(cluster, at, &["list", "--json"])).expect("JSON");
+    let mut members = list["members"].as_array().expect("members").iter();
+    members.find(|m| m["id"] == id).expect("the member").clone()
+}
+
 #[test]
 fn a_leader_that_is_removed_answers_hands_over_and_ends() {
     let _machine = machine();
@@ -288,7 +324,5 @@ fn a_member_that_moves_is_followed() {
     done(&cluster, leader, &args);
     cluster.wait_whole();
     write_until_landed(cluster.at(moves).proxy, "moved");
-    let list: Value = serde_json::from_str(&done(&cluster, moves, &["list", "--json"])).expect("JSON");
-    let listed = list["members"].as_array().expect("members").iter().find(|m| m["id"] == moves);
-    assert_eq!(listed.expect("the member")["peer"], peer);
+    assert_eq!(listed(&cluster, moves, moves)["peer"], peer);
 }
