@@ -275,7 +275,9 @@ impl World {
                 |p: &crate::process::Process| applied(p.leadership.last_applied) && p.waiters.is_empty();
             !self.takes_part(n) || (n.process.as_ref().is_some_and(has_all) && is_written_down(n))
         };
-        self.has_one_leader() && self.nodes.iter().all(whole) && self.oracle.open_writes().is_empty()
+        // MC-5: a change that was under way came to its end, whoever leads now.
+        let settled = self.oracle.open_writes().is_empty() && !self.is_changing();
+        settled && self.has_one_leader() && self.nodes.iter().all(whole)
     }
 
     fn what_is_missing(&self, led: bool) -> String {
