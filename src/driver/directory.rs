@@ -53,6 +53,10 @@ impl Ahead {
         let applied = machine.applied().index;
         let mut machine = machine.clone();
         for entry in log.iter().filter(|entry| entry.id.index > applied) {
+            // A log with a gap is the core's to refuse.
+            if entry.id.index != machine.applied().index.next() {
+                break;
+            }
             machine.apply(entry);
         }
         let peers = machine.members().map(|member| (member.id, member.peer.clone())).collect();
