@@ -38,12 +38,18 @@ fn persist(cycle: &mut Cycle, output: &Output) {
     }
 }
 
-#[test]
-fn a_long_log_is_applied_in_slices_and_the_loop_goes_on_between_them() {
-    let count = 3 * APPLY_SLICE as u64;
+/// The same, whose campaign is on its disk.
+fn elected_alone(count: u64) -> Cycle {
     let mut cycle = restarted_alone(count);
     let output = cycle.step(NOW, Input::Timeout);
     persist(&mut cycle, &output);
+    cycle
+}
+
+#[test]
+fn a_long_log_is_applied_in_slices_and_the_loop_goes_on_between_them() {
+    let count = 3 * APPLY_SLICE as u64;
+    let mut cycle = elected_alone(count);
     let output = cycle.drain(NOW);
     persist(&mut cycle, &output);
     cycle.drain(NOW);
@@ -63,9 +69,7 @@ fn a_long_log_is_applied_in_slices_and_the_loop_goes_on_between_them() {
 
 #[test]
 fn a_proposal_is_answered_when_it_is_applied_and_not_before() {
-    let mut cycle = restarted_alone(2 * APPLY_SLICE as u64);
-    let output = cycle.step(NOW, Input::Timeout);
-    persist(&mut cycle, &output);
+    let mut cycle = elected_alone(2 * APPLY_SLICE as u64);
     let op = Op::FenceRaised { resource: "r".to_owned(), term: Term(2), node: NodeId(1) };
     cycle.propose(NOW, Term(2), op, Ticket(7));
     let output = cycle.drain(NOW);
@@ -81,9 +85,7 @@ fn a_proposal_is_answered_when_it_is_applied_and_not_before() {
 /// R2: nobody else's answer would ever come to confirm it.
 #[test]
 fn a_read_that_comes_with_a_heartbeat_is_served_by_a_leader_alone() {
-    let mut cycle = restarted_alone(1);
-    let output = cycle.step(NOW, Input::Timeout);
-    persist(&mut cycle, &output);
+    let mut cycle = elected_alone(1);
     let output = cycle.drain(NOW);
     persist(&mut cycle, &output);
     cycle.drain(NOW);
@@ -97,9 +99,7 @@ fn a_read_that_comes_with_a_heartbeat_is_served_by_a_leader_alone() {
 /// P1: decided as leader of an earlier term.
 #[test]
 fn a_command_that_was_decided_in_another_term_is_not_appended() {
-    let mut cycle = restarted_alone(1);
-    let output = cycle.step(NOW, Input::Timeout);
-    persist(&mut cycle, &output);
+    let mut cycle = elected_alone(1);
     let before = cycle.view().last_log;
     for decided_in in [Term(1), Term(3)] {
         let op = Op::FenceRaised { resource: "r".to_owned(), term: Term(1), node: NodeId(1) };
@@ -178,9 +178,7 @@ fn append(prev_log: LogId, entry: Entry, leader_commit: LogIndex) -> Message {
 /// N9: what was committed before an installation and is not applied yet is part of it.
 #[test]
 fn an_installation_takes_the_place_of_what_was_not_applied_yet() {
-    let mut cycle = restarted_alone(2 * APPLY_SLICE as u64);
-    let output = cycle.step(NOW, Input::Timeout);
-    persist(&mut cycle, &output);
+    let mut cycle = elected_alone(2 * APPLY_SLICE as u64);
     let output = cycle.drain(NOW);
     persist(&mut cycle, &output);
     cycle.drain(NOW);
