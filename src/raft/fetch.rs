@@ -143,31 +143,68 @@ impl Fetch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Life, LogId};
+    use crate::ids::{Life, LogId, LogIndex, ReadPos};
     use crate::raft::Boot;
     use crate::raft::config::Config;
     use crate::raft::entry::{Durable, Membership};
+    use crate::raft::follower::Follower;
+    use crate::raft::message::{AppendEntries, Beat};
     use crate::time::Duration;
+
+    const LEADER: NodeId = NodeId(1);
+
+    fn core() -> Core {
+        let (config, life) = (Config::new(NodeId(2)), Life { incarnation: 1, boot: 1 });
+        let boot = Boot { durable: Durable::default(), life, promised: Duration::ZERO };
+        Core::new(config, boot, 1, Instant::ZERO)
+    }
+
+    /// A fetch that waits for the leader.
+    fn fetch(core: &mut Core) -> Fetch {
+        let id = SnapshotId { last: LogId::ZERO, digest: [0; 32] };
+        let membership = Membership::of_voters([LEADER]);
+        let mut fetch = Fetch::begin(core, Snapshot { id, size: 100, membership });
+        fetch.on_input(core, Some(LEADER), &SnapshotInput::Begun { id, have: 0 });
+        fetch
+    }
+
+    /// Longest election timeouts until a piece is asked for again, which it then is.
+    fn asks_again(core: &mut Core, fetch: &mut Fetch) -> u128 {
+        let at = fetch.deadline(core).expect("it waits for the leader");
+        let waited = at.since(core.now).as_millis() / core.config.election_timeout_max.as_millis();
+        core.now = at;
+        core.effects.clear();
+        fetch.on_timeout(core, Some(LEADER));
+        assert!(!core.effects.is_empty(), "it asks again");
+        waited
+    }
 
     /// N11.
     #[test]
     fn a_piece_is_asked_for_again_after_twice_as_long_each_time() {
-        let (config, life) = (Config::new(NodeId(2)), Life { incarnation: 1, boot: 1 });
-        let boot = Boot { durable: Durable::default(), life, promised: Duration::ZERO };
-        let mut core = Core::new(config, boot, 1, Instant::ZERO);
-        let id = SnapshotId { last: LogId::ZERO, digest: [0; 32] };
-        let membership = Membership::of_voters([NodeId(1)]);
-        let mut fetch = Fetch::begin(&mut core, Snapshot { id, size: 100, membership });
-        fetch.on_input(&mut core, Some(NodeId(1)), &SnapshotInput::Begun { id, have: 0 });
-        let mut waits = Vec::new();
-        for _ in 0..6 {
-            let at = fetch.deadline(&core).expect("it waits for the leader");
-            waits.push(at.since(core.now).as_millis() / core.config.election_timeout_max.as_millis());
-            core.now = at;
-            core.effects.clear();
-            fetch.on_timeout(&mut core, Some(NodeId(1)));
-            assert!(!core.effects.is_empty(), "it asks again");
-        }
+        let mut core = core();
+        let mut fetch = fetch(&mut core);
+        let waits: Vec<_> = (0..6).map(|_| asks_again(&mut core, &mut fetch)).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 16]);
+    }
+
+    /// N11. What was lost together with the leader says nothing about how slow it is.
+    #[test]
+    fn a_leader_that_is_heard_anew_is_not_taken_for_a_slow_one() {
+        let mut core = core();
+        let mut fetch = fetch(&mut core);
+        let mut follower = Follower::new(&mut core);
+        let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::default() };
+        let (prev_log, leader_commit) = (LogId::ZERO, LogIndex::ZERO);
+        let heartbeat = AppendEntries { prev_log, entries: Vec::new(), leader_commit, beat, known: Vec::new() };
+        let mut hears = |core: &mut Core| follower.on_append(core, LEADER, Session(1), &heartbeat);
+        hears(&mut core);
+        let mut waits = vec![asks_again(&mut core, &mut fetch), asks_again(&mut core, &mut fetch)];
+        hears(&mut core);
+        waits.push(asks_again(&mut core, &mut fetch));
+        follower = Follower::new(&mut core);
+        follower.on_append(&mut core, LEADER, Session(1), &heartbeat);
+        waits.push(asks_again(&mut core, &mut fetch));
+        assert_eq!(waits, [1, 2, 4, 1]);
     }
 }

@@ -57,9 +57,12 @@ impl Follower {
         }
     }
 
-    /// This term's leader was heard.
+    /// This term's leader was heard. How slow it is with pieces of a snapshot is not known of a leader that was
+    /// not heard just before (N11).
     fn hear(&mut self, core: &mut Core, from: NodeId, session: Session) {
-        self.leader = Some(from);
+        if self.leader.replace(from).is_none() {
+            core.fetch_patience = 0;
+        }
         core.promised.renew(core.now, core.config.election_timeout_min, from, core.term(), session);
         self.deadline = core.election_deadline();
         self.ask_again(core, from);
