@@ -196,7 +196,8 @@ mod tests {
         let mut follower = Follower::new(&mut core);
         let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::default() };
         let (prev_log, leader_commit) = (LogId::ZERO, LogIndex::ZERO);
-        let heartbeat = AppendEntries { prev_log, entries: Vec::new(), leader_commit, beat, known: Vec::new() };
+        let heartbeat =
+            AppendEntries { prev_log, entries: Vec::new(), leader_commit, beat, known: Vec::new() };
         let mut hears = |core: &mut Core| follower.on_append(core, LEADER, Session(1), &heartbeat);
         hears(&mut core);
         let mut waits = vec![asks_again(&mut core, &mut fetch), asks_again(&mut core, &mut fetch)];

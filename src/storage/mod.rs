@@ -301,8 +301,11 @@ impl Store {
         }
         if compaction.keeps_tail {
             let held = match log.get(base.index.0).map_err(|e| self.place.redb("compacting the log", e))? {
-                Some(record) => load::entry(base.index.0, record.value(), &self.place)?.id,
-                None => bounds.base,
+                // At the beginning there may be waste: what a snapshot has replaced.
+                Some(record) if base != bounds.base => {
+                    load::entry(base.index.0, record.value(), &self.place)?.id
+                }
+                _ => bounds.base,
             };
             if held != base {
                 return Err(self

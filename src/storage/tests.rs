@@ -423,6 +423,24 @@ fn what_lies_before_the_log_is_cleared_a_little_with_each_write() {
     }
 }
 
+/// ST-11: a newer snapshot whose entries stay for a follower that still needs them.
+#[test]
+fn what_a_snapshot_replaced_is_not_taken_for_the_beginning_of_the_log() {
+    let dir = TempDir::new().unwrap();
+    let (mut store, _) = open(&dir).unwrap();
+    let count = CLEARED_AT_ONCE as u64 + 10;
+    let replaced = (1..=count).map(|index| entry(index, 1)).collect();
+    store.write(&[persist(1, Some(voted(2, None)), None, replaced)]).unwrap();
+    store.write(&[compact(2, snapshot(count, 2), (count, 2), false)]).unwrap();
+    let follows =
+        Persist { append: vec![entry(count + 1, 2)], ..compact(3, snapshot(count, 2), (count, 2), true) };
+    store.write(&[follows]).unwrap();
+    drop(store);
+    let (_, opened) = open(&dir).unwrap();
+    assert_eq!(opened.durable.base, LogId::new(Term(2), LogIndex(count)));
+    assert_eq!(opened.durable.log, [entry(count + 1, 2)]);
+}
+
 #[test]
 fn refuses_a_compaction_that_does_not_fit_the_log() {
     let dir = filled();
