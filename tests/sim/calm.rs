@@ -107,7 +107,7 @@ impl World {
         order.rotate_left(self.chances.nemesis.below(count as u64) as usize);
         let kind = self.chances.nemesis.below(8);
         // Where a change of the membership, or a loss, is left from the storm, that is enough.
-        let already = self.nodes.iter().any(|n| n.is_rotten || n.is_stranger) || self.is_changing();
+        let already = self.nodes.iter().any(|n| n.is_rotten || n.is_stranger) || self.is_changing(|_| true);
         if minority == 0 || kind > 4 || already {
             return false;
         }
@@ -127,12 +127,12 @@ impl World {
         true
     }
 
-    /// Whether a change of the membership is under way, in a log or on its way into one.
-    fn is_changing(&self) -> bool {
+    /// Whether a change of the membership is under way, in a log that `counts` or on its way into one.
+    fn is_changing(&self, counts: impl Fn(&SimNode) -> bool) -> bool {
         let latest = self.checker.roster.latest();
         let has_another =
             |n: &SimNode| n.process.as_ref().is_some_and(|p| p.cycle.view().membership != *latest);
-        !self.checker.is_settled()
+        !self.checker.is_settled(|node| counts(&self.nodes[node]))
             || latest.is_joint()
             || self.nodes.iter().any(|n| self.takes_part(n) && has_another(n))
     }
@@ -275,8 +275,8 @@ impl World {
                 |p: &crate::process::Process| applied(p.leadership.last_applied) && p.waiters.is_empty();
             !self.takes_part(n) || (n.process.as_ref().is_some_and(has_all) && is_written_down(n))
         };
-        // MC-5: a change that was under way came to its end, whoever leads now.
-        let settled = self.oracle.open_writes().is_empty() && !self.is_changing();
+        // MC-5: a change that was under way came to its end, whoever leads now. Who was removed keeps what it had.
+        let settled = self.oracle.open_writes().is_empty() && !self.is_changing(|n| self.takes_part(n));
         settled && self.has_one_leader() && self.nodes.iter().all(whole)
     }
 
@@ -300,7 +300,9 @@ impl World {
         }
         let (committed, open) = (self.committed(), self.oracle.open_writes());
         let fenced = self.backend.truth.open();
-        text + &format!("\n  committed {committed}, open writes {open:?}, {fenced} for the fenced resource")
+        text += &format!("\n  committed {committed}, open writes {open:?}, {fenced} for the fenced resource");
+        let (members, changing) = (self.checker.roster.latest(), self.is_changing(|n| self.takes_part(n)));
+        text + &format!("\n  {members:?}, a change under way: {changing}")
     }
 }
 

@@ -310,10 +310,11 @@ impl Checker {
         }
     }
 
-    /// Whether every membership in every log is committed.
-    pub fn is_settled(&self) -> bool {
+    /// Whether every membership in every log that `counts` is committed.
+    pub fn is_settled(&self, counts: impl Fn(usize) -> bool) -> bool {
         let committed = self.committed.len();
-        self.nodes.iter().all(|seen| seen.memberships.last().is_none_or(|last| *last < committed))
+        let is_open = |seen: &Seen| seen.memberships.last().is_some_and(|last| *last >= committed);
+        !self.nodes.iter().enumerate().any(|(node, seen)| counts(node) && is_open(seen))
     }
 
     /// I6 again. A node that is behind in terms may hold, by chance, what another quorum has committed, and

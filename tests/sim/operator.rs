@@ -199,7 +199,7 @@ impl World {
             self.checker.fail(text);
         }
         self.stats.add(Stat::Removed);
-        let gone = self.checker.is_settled() && !self.checker.roster.latest().contains(id);
+        let gone = self.checker.is_settled(|_| true) && !self.checker.roster.latest().contains(id);
         if gone && !self.calm && self.chances.nemesis.chance(700_000) {
             self.replace_disk(node);
         }
@@ -233,7 +233,7 @@ impl World {
     pub(crate) fn can_spare(&self, node: usize) -> bool {
         let latest = self.checker.roster.latest();
         let left = |id: NodeId| position(id) != node && self.nodes[position(id)].has_its_disk();
-        self.checker.is_settled() && !latest.is_joint() && is_majority(&latest.voters, left)
+        self.checker.is_settled(|_| true) && !latest.is_joint() && is_majority(&latest.voters, left)
     }
 
     /// Where there is an operator, a disk that is found damaged is replaced.
