@@ -58,6 +58,11 @@ mod whole;
 mod world;
 
 use std::collections::BTreeMap;
+
+/// The simulator allocates much and on one thread; this allocator makes it faster by a fifteenth.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::ops::Range;
 use std::process::Command;
 use std::time::Instant;
