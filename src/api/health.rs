@@ -8,6 +8,7 @@ use crate::api::answers::Health;
 use crate::api::fields::{json, query};
 use crate::api::status::own_report;
 use crate::clock;
+use crate::ids::LogIndex;
 use crate::problem::{Kind, Problem};
 use crate::raft::effect::RoleKind;
 
@@ -28,6 +29,12 @@ pub(super) fn readyz(context: &Inner) -> Response<Bytes> {
             unavailable(context, "this node leads and may not act yet, or not any more")
         }
         Some(leader) if leader == seen.node => healthy(context, "this node leads"),
+        Some(leader) if seen.last_applied == LogIndex::ZERO => {
+            let reason = format!(
+                "node {leader} leads, and nothing of its log is here: this node is new or was emptied"
+            );
+            unavailable(context, &reason)
+        }
         Some(leader) => healthy(context, &format!("node {leader} leads")),
     }
 }

@@ -99,8 +99,8 @@ impl Observer {
             Event::Dropped { from, reason } => {
                 tracing::debug!(%from, ?reason, "message dropped");
                 self.metrics.refuse("message", format!("{reason:?}"));
-                if *reason == DropReason::UnknownIncarnation {
-                    self.stranger(*from);
+                if matches!(reason, DropReason::UnknownIncarnation | DropReason::NotAdded) {
+                    self.stranger(*from, *reason);
                 }
             }
             Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
@@ -111,12 +111,21 @@ impl Observer {
     }
 
     /// Without a word, a cluster that does not form would give no hint why.
-    fn stranger(&mut self, from: NodeId) {
+    fn stranger(&mut self, from: NodeId, reason: DropReason) {
         let now = clock::now();
         if self.strangers.get(&from).is_some_and(|at| now.since(*at) < STRANGER_INTERVAL) {
             return;
         }
         self.strangers.insert(from, now);
+        if reason == DropReason::NotAdded {
+            tracing::warn!(
+                node = %from,
+                "the cluster knows this node by another data directory than this one, which is new or was emptied; \
+                 this node takes no part and waits; put the old directory back, or remove the member with \
+                 `termgate member remove` and invite or add it again (a node that was added just now may ignore this)"
+            );
+            return;
+        }
         tracing::warn!(
             node = %from,
             "dropped what a node says under a member's name: its data directory is not the one that this node knows; \

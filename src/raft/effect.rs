@@ -288,6 +288,9 @@ pub enum DropReason {
     StaleLife,
     /// Of another data directory than the sender is known by (V8).
     UnknownIncarnation,
+    /// The sender knows this node by another data directory than this one, and this one holds no membership:
+    /// its node waits to be added, and who has just been added may not be known everywhere yet.
+    NotAdded,
     /// Of another replication session.
     StaleSession,
     /// It contradicts the protocol, such as entries that are not contiguous.

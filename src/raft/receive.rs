@@ -70,7 +70,8 @@ impl Node {
         }
         let serves = matches!(&self.role, Role::Leader(leader) if leader.peers.contains_key(&message.from));
         if !core.membership().contains(message.from) && !serves && !is_heard_from_outside(&message.body) {
-            return Err(DropReason::NotAMember);
+            let waits = core.membership().voters.is_empty() && disowns(&message.body);
+            return Err(if waits { DropReason::NotAdded } else { DropReason::NotAMember });
         }
         if !is_plausible(message) || !is_in_reach(core, message.term) {
             return Err(DropReason::Malformed);
@@ -138,7 +139,7 @@ impl Node {
     }
 
     fn on_vote_response(&mut self, message: &Message, response: &RequestVoteResponse) {
-        if response.refusal == Some(VoteRefusal::UnknownIncarnation) {
+        if disowns(&message.body) {
             // V8: who was added again with this very directory is merely not known there yet.
             let added_with = self.core.membership().incarnations.get(&self.core.id());
             if added_with == Some(&self.core.life.incarnation) {
@@ -284,6 +285,11 @@ fn disown(core: &mut Core, message: &Message) {
     let refusal = Some(VoteRefusal::UnknownIncarnation);
     let response = RequestVoteResponse { ballot, vote_granted: false, refusal };
     core.send(message.from, Session::ZERO, Body::RequestVoteResponse(response), IoSeq::ZERO);
+}
+
+/// Whether it is the word of [`disown`].
+fn disowns(body: &Body) -> bool {
+    matches!(body, Body::RequestVoteResponse(r) if r.refusal == Some(VoteRefusal::UnknownIncarnation))
 }
 
 /// E1 (M8): what is heard from a node that this one does not know as a member. The own membership may be

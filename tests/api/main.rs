@@ -270,6 +270,8 @@ async fn load_balancers_find_the_primary_and_the_replicas() {
     let status = async |node, path| cluster.get(node, path).await.status().as_u16();
     assert_eq!((status(1, "/primary").await, status(2, "/primary").await), (200, 503));
     assert_eq!((status(1, "/replica").await, status(2, "/replica").await), (503, 200));
+    assert_eq!(status(2, "/readyz").await, 503, "nothing of the log is there yet");
+    cluster.put(1, "a", &[], "1").await;
     assert_eq!((status(1, "/readyz").await, status(2, "/readyz").await), (200, 200));
     cluster.gate("orders", "barrier");
     assert_eq!((status(1, "/primary").await, status(1, "/primary?resource=orders").await), (503, 503));

@@ -306,6 +306,16 @@ fn a_machine_joins_with_a_token_and_starts_again_without_one() {
         cluster.api(id, "GET", "/readyz", b"").ok().filter(|answer| answer.status == 200)
     });
     write_until_landed(cluster.at(id).proxy, "restarted");
+
+    // Its disk is lost. It waits, like a new one; it must not look as if it served.
+    cluster.kill_node(id);
+    std::fs::remove_dir_all(cluster.at(id).dir.join("data")).expect("the data directory goes");
+    cluster.start_in_place_of(id, &[termgate(), "node", "--config", &config]);
+    wait::until("word that the directory is another", SETTLE_LIMIT, || {
+        cluster.log_of(id).contains("by another data directory than this one").then_some(())
+    });
+    let answer = cluster.api(id, "GET", "/readyz", b"").expect("an answer");
+    assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.body));
 }
 
 #[test]
