@@ -370,9 +370,11 @@ fn a_node_that_thinks_itself_a_learner_still_votes() {
 #[test]
 fn a_node_can_be_elected_after_the_highest_term_it_adopts() {
     let mut node = node(3);
-    for term in [u64::MAX / 2, (1 << 40) + 1] {
+    for (term, reason) in
+        [(u64::MAX / 2 + 1, DropReason::Malformed), ((1 << 40) + 1, DropReason::TermOutOfReach)]
+    {
         node.step(Instant::from_millis(2), Input::Receive(heartbeat(2, term)));
-        assert_eq!(drain(&mut node, Instant::from_millis(2)), dropped(2, DropReason::Malformed));
+        assert_eq!(drain(&mut node, Instant::from_millis(2)), dropped(2, reason));
     }
     node.step(Instant::from_millis(3), Input::Receive(heartbeat(2, 1 << 40)));
     drain(&mut node, Instant::from_millis(3));
@@ -395,7 +397,7 @@ fn a_node_that_knows_no_voters_believes_a_term_far_above_its_own() {
     let mut node = node(0);
     let now = Instant::from_millis(2);
     node.step(now, Input::Receive(heartbeat(2, (1 << 49) + 1)));
-    assert_eq!(drain(&mut node, now), dropped(2, DropReason::Malformed));
+    assert_eq!(drain(&mut node, now), dropped(2, DropReason::TermOutOfReach));
     node.step(now, Input::Receive(heartbeat(2, 1 << 49)));
     drain(&mut node, now);
     assert_eq!(node.view().term, Term(1 << 49));

@@ -99,8 +99,8 @@ impl Observer {
             Event::Dropped { from, reason } => {
                 tracing::debug!(%from, ?reason, "message dropped");
                 self.metrics.refuse("message", format!("{reason:?}"));
-                if matches!(reason, DropReason::UnknownIncarnation | DropReason::NotAdded) {
-                    self.stranger(*from, *reason);
+                if let Some(advice) = advice(*reason) {
+                    self.stranger(*from, advice);
                 }
             }
             Event::LostData { claimed } => return Err(Fatal::LostData(*claimed)),
@@ -111,26 +111,12 @@ impl Observer {
     }
 
     /// Without a word, a cluster that does not form would give no hint why.
-    fn stranger(&mut self, from: NodeId, reason: DropReason) {
+    fn stranger(&mut self, from: NodeId, advice: &str) {
         let now = clock::now();
-        if self.strangers.get(&from).is_some_and(|at| now.since(*at) < STRANGER_INTERVAL) {
-            return;
+        if self.strangers.get(&from).is_none_or(|at| now.since(*at) >= STRANGER_INTERVAL) {
+            self.strangers.insert(from, now);
+            tracing::warn!(node = %from, "{advice}");
         }
-        self.strangers.insert(from, now);
-        if reason == DropReason::NotAdded {
-            tracing::warn!(
-                node = %from,
-                "the cluster knows this node by another data directory than this one, which is new or was emptied; \
-                 this node takes no part and waits; put the old directory back, or remove the member with \
-                 `termgate member remove` and invite or add it again (a node that was added just now may ignore this)"
-            );
-            return;
-        }
-        tracing::warn!(
-            node = %from,
-            "dropped what a node says under a member's name: its data directory is not the one that this node knows; \
-             it is of an earlier cluster, was emptied, or was restored from another backup or with another term floor"
-        );
     }
 
     fn role_changed(&mut self, role: RoleKind, term: u64, cause: Cause) {
@@ -196,6 +182,27 @@ fn signed(value: u64) -> i64 {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What a person can do about messages that are dropped for `reason`; nothing about those that pass by themselves.
+const fn advice(reason: DropReason) -> Option<&'static str> {
+    Some(match reason {
+        DropReason::UnknownIncarnation => {
+            "dropped what a node says under a member's name: its data directory is not the one that this node knows; \
+             it is of an earlier cluster, was emptied, or was restored from another backup or with another term floor"
+        }
+        DropReason::NotAdded => {
+            "the cluster knows this node by another data directory than this one, which is new or was emptied; this \
+             node takes no part and waits; put the old directory back, or remove the member with `termgate member \
+             remove` and invite or add it again (a node that was added just now may ignore this)"
+        }
+        DropReason::TermOutOfReach => {
+            "dropped what a node says in a term that this node's cluster can't have reached: that node is of a cluster \
+             that was restored or recovered, and this data directory is not; to take part there, empty it, and invite \
+             this node or start it with `[cluster] join = true` and add it"
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

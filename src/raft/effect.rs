@@ -293,6 +293,8 @@ pub enum DropReason {
     NotAdded,
     /// Of another replication session.
     StaleSession,
+    /// Of a term that the cluster of this node can't have reached: of one that was founded on its state (E2).
+    TermOutOfReach,
     /// It contradicts the protocol, such as entries that are not contiguous.
     Malformed,
     /// It came too late to matter.

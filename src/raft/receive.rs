@@ -73,8 +73,11 @@ impl Node {
             let waits = core.membership().voters.is_empty() && disowns(&message.body);
             return Err(if waits { DropReason::NotAdded } else { DropReason::NotAMember });
         }
-        if !is_plausible(message) || !is_in_reach(core, message.term) {
+        if !is_plausible(message) {
             return Err(DropReason::Malformed);
+        }
+        if !is_in_reach(core, message.term) {
+            return Err(DropReason::TermOutOfReach);
         }
         if !core.recognises(message.from, message.life.incarnation) {
             if !is_of_a_leader(&message.body) {

@@ -331,7 +331,7 @@ impl World {
             CoreEvent::VoteRefused { refusal: VoteRefusal::LogBehind, .. } => Stat::VotesRefusedLog,
             CoreEvent::Dropped { reason, .. } => {
                 let strange = *reason == DropReason::NotAMember && self.params.operator_gap == 0;
-                if strange || matches!(reason, DropReason::Malformed | DropReason::Misaddressed) {
+                if strange || is_a_mistake(*reason) {
                     self.checker.fail(format!("node {} drops an honest message: {event:?}", node + 1));
                 }
                 Stat::MessagesStale
@@ -381,4 +381,9 @@ fn turn_name(turn: &Turn) -> String {
         Turn::Snapshot(SnapshotDone::Taken(snapshot)) => format!("keeper: took {}", snapshot.id.last),
         Turn::Snapshot(SnapshotDone::Fetched { id, .. }) => format!("keeper: fetched {}", id.last),
     }
+}
+
+/// Whether no honest node gives reason for it.
+const fn is_a_mistake(reason: DropReason) -> bool {
+    matches!(reason, DropReason::Malformed | DropReason::Misaddressed | DropReason::TermOutOfReach)
 }
