@@ -142,7 +142,7 @@ fn made_in_part(problem: Problem) -> Problem {
         return problem;
     }
     let detail = format!(
-        "{}; a part of what was asked for is made, or may be, see /cluster/members: ask again for the rest",
+        "{}; a part of what was asked for is made, or may be: look with `termgate member list`, and ask again for the rest",
         problem.detail
     );
     Problem { detail, retry_after: None, outcome: Some(Outcome::Unknown), ..problem }
@@ -232,7 +232,7 @@ fn addresses(wish: &Wish, membership: &Membership, machine: &Machine) -> Result<
 }
 
 fn no_member(node: NodeId) -> Problem {
-    Problem::new(Kind::NotFound, format!("node {node} is no member; see /cluster/members"))
+    Problem::new(Kind::NotFound, format!("node {node} is no member; `termgate member list` shows who is"))
 }
 
 /// Whoever is to be added and is there already must be the same.

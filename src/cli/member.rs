@@ -20,6 +20,8 @@ use crate::ids::NodeId;
 
 /// How often what has to pass is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A person who waits is told so again.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Who takes part.
 #[derive(Debug, Subcommand)]
@@ -288,7 +290,7 @@ async fn make(
 ) -> Result<String, Failure> {
     let call = named(args, method, target, content)?;
     let until = wait.map(|wait| Instant::now() + wait);
-    let mut told = String::new();
+    let (mut told, mut told_at) = (String::new(), Instant::now());
     loop {
         let waits_for = match client::ask_until_known(&args.client.api, &call).await {
             Ok(answer) => {
@@ -309,9 +311,9 @@ async fn make(
             let mend = "ask again to go on waiting";
             return Err(Failure::Failed(format!("node {id} is not as asked yet: {waits_for}; {mend}")));
         }
-        if told != waits_for {
+        if told != waits_for || told_at.elapsed() >= TELL_EVERY {
             eprintln!("waiting: {waits_for}");
-            told = waits_for;
+            (told, told_at) = (waits_for, Instant::now());
         }
         sleep(LOOK_EVERY).await;
     }

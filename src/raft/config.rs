@@ -113,7 +113,7 @@ impl Config {
         );
         require(
             self.election_timeout_min < self.election_timeout_max,
-            "election_timeout_ms needs a lower and a higher bound, or votes split for ever",
+            "election_timeout_ms needs a lower bound and then a higher one, or votes split for ever",
         );
         require(
             self.clock_drift_ppm <= 500_000,

@@ -96,7 +96,7 @@ pub enum ReconfigureRefusal {
     #[error("node {0} has not answered lately; is it running, and can the leader reach its peer address?")]
     NotInContact(NodeId),
     /// Nobody would be left to vote.
-    #[error("nobody would be left to vote")]
+    #[error("nobody would be left to vote; give another member a vote first, with `termgate member promote`")]
     NoVoters,
     /// No majority of the voters is in contact, of the present or of the new ones: the change could not be
     /// completed (M10).
