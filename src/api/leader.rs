@@ -122,7 +122,8 @@ async fn resign_here(
     let seen = context.handle.leadership();
     check_term(if_match, seen.term)?;
     tracing::info!(term = %seen.term, to = ?wish.to, reason = ?wish.reason, "asked to hand leadership over");
-    let (outcome, pause) = transfer(context, wish.to).await;
+    let decided_in = if_match.and_then(quoted_number).map(Term);
+    let (outcome, pause) = transfer(context, decided_in, wish.to).await;
     match outcome {
         Ok(Transferred { from_term, to, term }) => {
             let answer = ResignAnswer { from_term, to, term, pause_ms: millis(pause) };
@@ -148,7 +149,11 @@ fn check_term(if_match: Option<&str>, term: Term) -> Result<(), Problem> {
 
 /// Transfers, and measures how long nobody was allowed to write: from the moment this node gave up
 /// its token until the new leader was known.
-async fn transfer(context: &Inner, to: Option<NodeId>) -> (Result<Transferred, Refused>, Duration) {
+async fn transfer(
+    context: &Inner,
+    decided_in: Option<Term>,
+    to: Option<NodeId>,
+) -> (Result<Transferred, Refused>, Duration) {
     let closed = OnceLock::new();
     let mut watch = context.handle.watch();
     let note = async {
@@ -157,7 +162,7 @@ async fn transfer(context: &Inner, to: Option<NodeId>) -> (Result<Transferred, R
         }
         pending::<()>().await;
     };
-    let (transfer, note) = (pin!(context.handle.transfer(to)), pin!(note));
+    let (transfer, note) = (pin!(context.handle.transfer(decided_in, to)), pin!(note));
     let outcome = match select(transfer, note).await {
         Either::Left((outcome, _)) => outcome,
         Either::Right(((), transfer)) => transfer.await,

@@ -192,7 +192,7 @@ fn own_address(config: &NodeConfig) -> String {
 async fn stop(proxy: Proxy, handle: &Handle, running: Running) {
     proxy.drain();
     if handle.leadership().fence.is_some() {
-        match timeout(HAND_OVER_LIMIT, handle.transfer(None)).await {
+        match timeout(HAND_OVER_LIMIT, handle.transfer(None, None)).await {
             Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
             Ok(Err(why)) => tracing::warn!(%why, "leadership was not handed over; an election will follow"),
             Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),

@@ -42,7 +42,9 @@ enum Event {
 pub async fn run(dir: &Path, nodes: u64, base_port: u16) -> Result<(), String> {
     let dir = std::path::absolute(dir).map_err(|e| format!("--data-dir {}: {e}", dir.display()))?;
     let layout = Layout::try_new(&dir, nodes, base_port)?;
-    prepare(&layout).map_err(|e| format!("could not prepare {}: {e}; name another place with --data-dir", dir.display()))?;
+    prepare(&layout).map_err(|e| {
+        format!("could not prepare {}: {e}; name another place with --data-dir", dir.display())
+    })?;
     let mut children = Children::new(layout.clone());
     let roles = [Role::Backend, Role::Guard].into_iter().chain(layout.ids().map(Role::Node));
     for role in roles {

@@ -193,8 +193,7 @@ impl Cycle {
     /// decided did not know of this term (P1).
     pub fn propose(&mut self, now: Instant, decided_in: Term, op: Op, ticket: Ticket) {
         if decided_in != self.node.term() {
-            let leader = self.node.leadership().leader_elsewhere();
-            return self.output.answers.push((ticket, Answered::Refused(Refused::NotLeader { leader })));
+            return self.leads_not(ticket);
         }
         let command = Command { decided_in, op };
         match postcard::to_allocvec(&command) {
@@ -202,6 +201,19 @@ impl Cycle {
             // Encoding into memory fails only when memory does; nothing was appended.
             Err(_) => self.output.answers.push((ticket, Answered::Refused(Refused::Busy))),
         }
+    }
+
+    /// Hands leadership over, in the term in which it was decided where that matters.
+    pub fn transfer(&mut self, now: Instant, decided_in: Option<Term>, to: Option<NodeId>, ticket: Ticket) {
+        if decided_in.is_some_and(|term| term != self.node.term()) {
+            return self.leads_not(ticket);
+        }
+        self.feed(now, Input::Transfer { ticket, to });
+    }
+
+    fn leads_not(&mut self, ticket: Ticket) {
+        let leader = self.node.leadership().leader_elsewhere();
+        self.output.answers.push((ticket, Answered::Refused(Refused::NotLeader { leader })));
     }
 
     /// The keeper of snapshots reports.

@@ -40,6 +40,8 @@ pub enum Request {
     },
     /// Transfer leadership.
     Transfer {
+        /// The term that is to be given up, where it is not just any.
+        decided_in: Option<Term>,
         /// The wished leader.
         to: Option<NodeId>,
         /// Where the answer goes.
@@ -199,9 +201,13 @@ impl Handle {
         self.ask(|reply| Request::Read { reply }).await?
     }
 
-    /// Transfers leadership. Leader only.
-    pub async fn transfer(&self, to: Option<NodeId>) -> Result<Transferred, Refused> {
-        self.ask(|reply| Request::Transfer { to, reply }).await?
+    /// Transfers leadership: any, or that of the term in which it was decided. Leader only.
+    pub async fn transfer(
+        &self,
+        decided_in: Option<Term>,
+        to: Option<NodeId>,
+    ) -> Result<Transferred, Refused> {
+        self.ask(|reply| Request::Transfer { decided_in, to, reply }).await?
     }
 
     /// Changes who takes part, and answers once the change is complete. Leader only.

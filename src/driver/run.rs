@@ -287,9 +287,9 @@ impl Loop {
                     self.cycle.feed(now, Input::Read { ticket });
                 }
             }
-            Request::Transfer { to, reply } => {
+            Request::Transfer { decided_in, to, reply } => {
                 if let Some(ticket) = self.pending.register(Caller::Transfer(reply)) {
-                    self.cycle.feed(now, Input::Transfer { ticket, to });
+                    self.cycle.transfer(now, decided_in, to, ticket);
                 }
             }
             Request::Reconfigure { change, reply } => {
@@ -317,7 +317,7 @@ impl Loop {
         tracing::info!(%to, "leadership is handed over to the preferred zone");
         let (reply, _) = oneshot::channel();
         if let Some(ticket) = self.pending.register(Caller::Transfer(reply)) {
-            self.cycle.feed(now, Input::Transfer { ticket, to: Some(to) });
+            self.cycle.transfer(now, None, Some(to), ticket);
         }
     }
 

@@ -330,7 +330,7 @@ impl Shared {
         match request {
             Request::Propose { op, reply, .. } => self.propose(id, op, reply),
             Request::Read { reply } => drop(reply.send(self.read())),
-            Request::Transfer { to, reply } => drop(reply.send(self.transfer(id, to))),
+            Request::Transfer { to, reply, .. } => drop(reply.send(self.transfer(id, to))),
             Request::Reconfigure { change, reply } => self.reconfigure(id, change, reply),
             Request::Judge { reply, .. } => drop(reply.send(self.judge(id))),
             Request::View { reply } => drop(reply.send(self.view(id))),

@@ -2,7 +2,7 @@ use super::*;
 use crate::ids::{Life, ReadPos, Session};
 use crate::raft::Boot;
 use crate::raft::config::Config;
-use crate::raft::effect::RoleKind;
+use crate::raft::effect::{RoleKind, TransferRefusal};
 use crate::raft::entry::{Durable, HardState, Payload};
 use crate::raft::message::{AppendEntries, Beat, Body};
 use crate::time::Duration;
@@ -107,6 +107,20 @@ fn a_command_that_was_decided_in_another_term_is_not_appended() {
         let refused = Answered::Refused(Refused::NotLeader { leader: None });
         assert_eq!(cycle.drain(NOW).answers, [(Ticket(7), refused)]);
         assert_eq!(cycle.view().last_log, before);
+    }
+}
+
+/// A script that resigns the leader of one term must not resign that of the next.
+#[test]
+fn a_transfer_that_was_decided_in_another_term_is_not_begun() {
+    let mut cycle = elected_alone(1);
+    for (decided_in, expected) in [
+        (Some(Term(1)), Refused::NotLeader { leader: None }),
+        (Some(Term(2)), Refused::Transfer(TransferRefusal::NobodyCaughtUp)),
+        (None, Refused::Transfer(TransferRefusal::NobodyCaughtUp)),
+    ] {
+        cycle.transfer(NOW, decided_in, None, Ticket(7));
+        assert_eq!(cycle.drain(NOW).answers, [(Ticket(7), Answered::Refused(expected))]);
     }
 }
 
