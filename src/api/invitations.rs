@@ -120,10 +120,10 @@ pub(super) async fn join(
     )?;
     let incarnation = incarnation_of(&incarnation)?;
     let signature = single(request.headers(), &SIGNATURE)?.unwrap_or_default();
-    let invitation = verified(context, id, request.body(), signature).await?;
+    let by = digest(&SHA256, request.body()).as_ref().try_into().unwrap_or_default();
+    let invitation = verified(context, id, (request.body(), &by), signature).await?;
     let authority = authority(context)?;
     let certificate = authority.sign_request(&csr, id).map_err(|e| bad_request(e.to_string()))?;
-    let by = digest(&SHA256, request.body()).as_ref().try_into().unwrap_or_default();
     let redemption = Redemption { invitation: invitation.made, by, member: member.clone().into() };
     let join = VerifiedJoin { redemption, incarnation };
     let inner = internal(request, JOIN, &join);
@@ -155,11 +155,12 @@ fn wish(join: &VerifiedJoin) -> Wish {
 }
 
 /// The invitation whose token has signed the request, if it is still good. This node may lag behind, so it is
-/// looked for again after a read that is confirmed.
+/// looked for again after a read that is confirmed. Good it stays for the request that used it: the answer may have
+/// been lost.
 async fn verified(
     context: &Inner,
     node: NodeId,
-    body: &[u8],
+    (body, by): (&[u8], &[u8; 32]),
     signature: &str,
 ) -> Result<InvitationRecord, Problem> {
     let found = || context.handle.with_machine(|machine| machine.invitation(node).copied());
@@ -176,7 +177,7 @@ async fn verified(
             "no invitation for this id fits the token: another one was made since, or the member was removed",
         )
     })?;
-    if open.expires_at <= clock::unix_seconds() {
+    if open.expires_at <= clock::unix_seconds() && open.redeemed_by.as_ref() != Some(by) {
         return Err(refused(&format!("the invitation expired at {}", on_the_wall(open.expires_at))));
     }
     Ok(open)

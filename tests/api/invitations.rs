@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use termgate::api::answers::join::{Invited, JoinAnswer, JoinMember, JoinRequest};
@@ -10,7 +11,7 @@ use termgate::certs::authority::{AuthorityFiles, find, is_for, is_sealed, reques
 use termgate::certs::invitation::{Token, disarm};
 use termgate::ids::NodeId;
 use termgate::raft::entry::Membership;
-use termgate::registry::command::{Answer, Invitation, Op};
+use termgate::registry::command::{Answer, Invitation, Op, Redemption};
 
 use crate::fake::{Changes, Cluster, Proposals, TOKEN};
 use crate::{assert_described, assert_problem, field, parsed, request};
@@ -163,6 +164,24 @@ async fn an_expired_invitation_is_refused_with_its_end() {
     let body = desk.body(4);
     refused(&desk.join(&body, &token.sign(body.as_bytes())).await, "expired at 1970-01-02T00:00:00Z");
     assert_eq!(desk.cluster.changed(), []);
+}
+
+/// A machine whose answer was lost can't know that it has become a member.
+#[tokio::test]
+async fn the_request_that_used_an_invitation_is_answered_also_after_its_end() {
+    let desk = Desk::new();
+    let token = Token::draw("test", NodeId(4), [0; 32]).unwrap();
+    let invitation =
+        Invitation { node: NodeId(4), verifier: token.verifier(), made_at: 1, expires_at: 86_400 };
+    let Answer::Done { version } = desk.cluster.apply(Op::Invite(invitation)) else { panic!("not made") };
+    let body = desk.body(4);
+    let by = digest(&SHA256, body.as_bytes()).as_ref().try_into().unwrap();
+    let member = serde_json::from_str::<JoinRequest>(&body).unwrap().member.into();
+    let used = Op::Redeem(Box::new(Redemption { invitation: version, by, member }));
+    assert!(matches!(desk.cluster.apply(used), Answer::Done { .. }));
+    assert_eq!(desk.join(&body, &token.sign(body.as_bytes())).await.status(), 200);
+    let other = body.replace("77", "78");
+    refused(&desk.join(&other, &token.sign(other.as_bytes())).await, "expired at 1970-01-02T00:00:00Z");
 }
 
 #[tokio::test]
