@@ -128,7 +128,7 @@ impl Machine {
 
     /// Whoever is left out is remembered, so that it can be told when it comes back. A first configuration is
     /// no entry; but its voters are in the joint membership that precedes the first without one of them.
-    fn remember_removed(&mut self, at: LogIndex, membership: &Membership) {
+    pub(super) fn remember_removed(&mut self, at: LogIndex, membership: &Membership) {
         let left_out = |node: &NodeId| !membership.contains(*node);
         self.removed.extend(self.membership.members().into_iter().filter(left_out).map(|node| (node, at)));
         self.removed.retain(|node, _| left_out(node));
@@ -345,6 +345,20 @@ mod tests {
         assert!(state.0.roster_version() > version);
         state.enter(Membership { learners: voters(&[3]).voters, ..voters(&[1, 2]) });
         assert!(state.0.removed().is_empty());
+    }
+
+    /// Whoever founds a cluster on a state must be able to read that state back.
+    #[test]
+    fn a_founding_remembers_no_more_who_left_than_a_snapshot_holds() {
+        let mut run = Run::new();
+        for node in 4..4 + limits::REMOVED as u64 {
+            run.enter(voters(&[1, 2, 3, node]));
+        }
+        run.enter(voters(&[1, 2, 3]));
+        let last = LogId::new(Term(9), LogIndex(10_000));
+        let founded = run.0.founded(last, voters(&[9]));
+        assert_eq!(founded.removed().len(), limits::REMOVED);
+        assert!([1, 2, 3].iter().all(|node| founded.removed().contains_key(&NodeId(*node))));
     }
 
     #[test]

@@ -24,15 +24,17 @@ impl Machine {
     ///
     /// # Panics
     /// When `last` is not behind this state.
-    pub fn founded(self, last: LogId, membership: Membership) -> Self {
+    pub fn founded(mut self, last: LogId, membership: Membership) -> Self {
+        assert!(last.index > self.applied.index && last.term >= self.applied.term, "a founding goes forward");
+        self.remember_removed(last.index, &membership);
         let Self {
-            applied,
+            applied: _,
             keys,
             bytes,
             configured: _,
             members: _,
-            membership: old,
-            mut removed,
+            membership: _,
+            removed,
             roster_version,
             leaders,
             fences,
@@ -41,9 +43,6 @@ impl Machine {
             undecodable_count,
             digest,
         } = self;
-        assert!(last.index > applied.index && last.term >= applied.term, "a founding goes forward");
-        removed.extend(old.members().into_iter().map(|node| (node, last.index)));
-        removed.retain(|node, _| !membership.contains(*node));
         Self {
             applied: last,
             keys,
