@@ -78,12 +78,25 @@ pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Re
         return Ok(Attempt::Done(answer(context, wish, true, done, None).await));
     }
     // Who asks again for what was made in part is not told that nothing was (G5).
-    let begun_before = context.handle.with_machine(|machine| was_begun(wish, machine));
-    let told = |problem| if begun_before { made_in_part(problem) } else { problem };
-    let membership = membership(context, limit).await.map_err(told)?;
-    let member =
-        context.handle.with_machine(|machine| addresses(wish, &membership, machine)).map_err(told)?;
-    would_be_made(context, wish, &membership, limit).await.map_err(told)?;
+    let mut in_part = context.handle.with_machine(|machine| was_begun(wish, machine));
+    match attempt(context, wish, term, limit, &mut in_part).await {
+        Ok(Attempt::Missed(_)) if in_part => Err(made_in_part(leads_no_more())),
+        Err(problem) if in_part => Err(made_in_part(problem)),
+        outcome => outcome,
+    }
+}
+
+/// The same, in `term`; `in_part` says whether a part of it is made when it ends early.
+async fn attempt(
+    context: &Inner,
+    wish: &Wish,
+    term: Term,
+    limit: Deadline,
+    in_part: &mut bool,
+) -> Result<Attempt<Response<Bytes>>, Problem> {
+    let membership = membership(context, limit).await?;
+    let member = context.handle.with_machine(|machine| addresses(wish, &membership, machine))?;
+    would_be_made(context, wish, &membership, limit).await?;
     let reached = !membership.is_joint() && wish.goal.holds(&membership);
     let changed = member.is_some() || !reached;
     let moves = member.is_some() || matches!(wish.what, What::Join(..));
@@ -92,14 +105,11 @@ pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Re
     };
     let mut at = begun;
     let progress = steps(context, wish, membership, &mut at, limit).await;
-    let in_part = begun_before || moves || at > begun;
-    let (at, pending) = match progress {
-        Ok(Progress::Complete(at)) => (at, None),
-        Ok(Progress::Pending(why)) => (begun, Some(why.to_string())),
-        Ok(Progress::Missed) if in_part => return Err(made_in_part(leads_no_more())),
-        Ok(Progress::Missed) => return Ok(Attempt::Missed(Miss::NotLeading)),
-        Err(problem) if in_part => return Err(made_in_part(problem)),
-        Err(problem) => return Err(problem),
+    *in_part |= moves || at > begun;
+    let (at, pending) = match progress? {
+        Progress::Complete(at) => (at, None),
+        Progress::Pending(why) => (begun, Some(why.to_string())),
+        Progress::Missed => return Ok(Attempt::Missed(Miss::NotLeading)),
     };
     tracing::info!(node = %wish.node, goal = ?wish.goal, index = %at, pending, "the members were changed as asked");
     Ok(Attempt::Done(answer(context, wish, changed, at, pending).await))
