@@ -111,7 +111,7 @@ async fn attempt(
         Progress::Pending(why) => (begun, Some(why.to_string())),
         Progress::Missed => return Ok(Attempt::Missed(Miss::NotLeading)),
     };
-    tracing::info!(node = %wish.node, goal = ?wish.goal, index = %at, pending, "the members were changed as asked");
+    tracing::info!(goal = %wish.goal, index = %at, pending, "the members were changed as asked");
     Ok(Attempt::Done(answer(context, wish, changed, at, pending).await))
 }
 

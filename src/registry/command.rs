@@ -4,6 +4,8 @@
 //! entry that carries it, so that a leader which was deposed while it decided can't act through
 //! its successor (P1).
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +133,21 @@ pub enum Standing {
     Learner,
     /// With one.
     Voter,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((node, standing)) = self.here {
+            let standing = match standing {
+                Standing::Member => "member",
+                Standing::Learner => "learner",
+                Standing::Voter => "voter",
+            };
+            write!(f, "node {node} is a {standing}")?;
+        }
+        let and = if self.here.is_some() { ", " } else { "" };
+        self.gone.map_or(Ok(()), |node| write!(f, "{and}node {node} is gone"))
+    }
 }
 
 impl Goal {
