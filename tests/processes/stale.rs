@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::machine;
-use crate::membership::{add, add_started, done, last_incarnation, roles, voters};
+use crate::membership::{add, add_started, done, last_incarnation, move_member, roles, voters};
 use crate::support::cluster::{Cluster, Plan, SETTLE_LIMIT};
 use crate::support::wait;
 use crate::told::write_until_landed;
@@ -34,16 +34,6 @@ fn wait_until_caught_up(cluster: &Cluster, at: u64, id: u64) {
         let acknowledged = of(&Value::from(id))?["match_index"].as_u64()?;
         (acknowledged >= committed).then_some(())
     });
-}
-
-fn move_member(cluster: &mut Cluster, leader: u64, id: u64, to: u64) {
-    cluster.kill_node(id);
-    cluster.move_node(id, to);
-    cluster.start_node(id);
-    let ([peer, proxy, api], id) = (cluster.addresses_of(to), id.to_string());
-    let args = ["move", &id, "--peer-address", &peer, "--proxy-address", &proxy, "--api-address", &api];
-    done(cluster, leader, &args);
-    cluster.wait_whole();
 }
 
 /// W-13: every configuration but their own names the places that two of three have left.
