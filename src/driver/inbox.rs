@@ -48,6 +48,8 @@ pub struct Inbox {
     snapshots: mpsc::Receiver<SnapshotDone>,
     stopped: oneshot::Receiver<()>,
     rested_at: Instant,
+    /// Whether requests were heard before messages, last.
+    requests_first: bool,
 }
 
 impl Inbox {
@@ -60,7 +62,8 @@ impl Inbox {
         snapshots: mpsc::Receiver<SnapshotDone>,
         stopped: oneshot::Receiver<()>,
     ) -> Self {
-        Self { requests, arrivals, durable, snapshots, stopped, rested_at: clock::now() }
+        let rested_at = clock::now();
+        Self { requests, arrivals, durable, snapshots, stopped, rested_at, requests_first: false }
     }
 
     /// Waits for whatever happens first; the end and the time `wake` before all else.
@@ -80,7 +83,8 @@ impl Inbox {
         }
     }
 
-    /// What is there already, without waiting.
+    /// What is there already, without waiting. Peers and clients take turns: however much comes from the ones, the
+    /// others are heard.
     pub fn ready(&mut self) -> Option<Event> {
         if let Ok(io) = self.durable.try_recv() {
             return Some(Event::Durable(io));
@@ -88,6 +92,12 @@ impl Inbox {
         // Few, and before the messages that ask for more of them.
         if let Ok(done) = self.snapshots.try_recv() {
             return Some(Event::Snapshot(done));
+        }
+        self.requests_first = !self.requests_first;
+        if self.requests_first
+            && let Ok(request) = self.requests.try_recv()
+        {
+            return Some(Event::Request(request));
         }
         if let Some(message) = self.arrivals.try_recv() {
             return Some(Event::Message(message));
@@ -110,6 +120,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::ids::{Life, NodeId, Session, Term};
+    use crate::raft::message::{Body, ReadIndex};
     use crate::transport::inbound::{self, Inbound};
 
     struct Sources {
@@ -123,7 +135,7 @@ mod tests {
     impl Sources {
         fn new() -> (Self, Inbox) {
             let (requests, requests_in) = mpsc::channel(16);
-            let (inbound, arrivals) = inbound::channel(16, 1024);
+            let (inbound, arrivals) = inbound::channel(16, 1 << 20);
             let (durable, durable_in) = mpsc::unbounded_channel();
             let (stop, stopped) = oneshot::channel();
             let (snapshots, snapshots_in) = mpsc::channel(16);
@@ -153,6 +165,21 @@ mod tests {
         assert!(matches!(inbox.next(later()).await, Event::Request(_)));
         sources.stop.send(()).unwrap();
         assert!(matches!(inbox.next(clock::now()).await, Event::Stop));
+    }
+
+    #[tokio::test]
+    async fn peers_and_clients_are_heard_in_turns() {
+        let (sources, mut inbox) = Sources::new();
+        sources.fill();
+        let body = Body::ReadIndex(ReadIndex { id: 1 });
+        let (from, to, life, session) = (NodeId(1), NodeId(2), Life::default(), Session::ZERO);
+        let message = Message { from, to, term: Term(7), life, session, body };
+        for _ in 0..10 {
+            assert!(sources.arrivals.as_ref().unwrap().push(message.clone(), 1).await);
+        }
+        let heard: Vec<bool> =
+            (0..10).filter_map(|_| inbox.ready()).map(|event| matches!(event, Event::Request(_))).collect();
+        assert_eq!(heard, [true, false].repeat(5));
     }
 
     #[tokio::test]
