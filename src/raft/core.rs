@@ -110,7 +110,8 @@ pub(super) struct Core {
     pub last_applied: LogIndex,
     pub promised: Promised,
     pub disk_stalled: bool,
-    /// How often the time after which pieces of a snapshot are asked for again was doubled (N11).
+    /// How often the time after which pieces of a snapshot are asked for again was doubled, because the leader is
+    /// known to be slow (N11).
     pub fetch_patience: u32,
     /// The newest life seen of each member.
     pub lives: BTreeMap<NodeId, Life>,

@@ -14,9 +14,11 @@
 //! otherwise be fetched from for ever.
 //!
 //! Pieces are kept in order; one that comes early waits, within what was asked for. What comes twice or
-//! damaged is dropped, and what does not come is asked for again, each time after twice as long (N11): a leader
-//! that is slow because many ask it would otherwise be asked the more the slower it is, and be busy with
-//! nothing but pieces that have come, or that nobody wants any more.
+//! damaged is dropped, and what does not come is asked for again, a little later each time (N11). Two things
+//! keep a piece away. It was lost: then the sooner it is asked for again the better. Or the leader is slow, because
+//! many ask it: then each further question makes it slower, until it is busy with nothing but pieces that have
+//! come, or that nobody wants any more. Only a piece that comes twice after it was asked for twice tells them apart:
+//! the first question was not lost. Each such piece doubles the time for all that follows from this leader.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +31,11 @@ use crate::raft::entry::{Snapshot, SnapshotId};
 use crate::raft::message::{Body, FetchSnapshot, SnapshotChunk};
 use crate::time::Instant;
 
-/// Election timeouts after which a piece is asked for again, at most: two to this power.
+/// Election timeouts after which a piece is asked for again, at most: two to this power, of a leader that is known
+/// to be slow.
 const MAX_PATIENCE: u32 = 4;
+/// The same while nothing is known: what was lost must not be missed for long.
+const MAX_DOUBT: u32 = 2;
 
 /// One snapshot on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,8 +49,12 @@ pub(super) struct Fetch {
     early: BTreeMap<u64, Bytes>,
     /// Everything up to here was asked for.
     asked: u64,
-    /// When there was progress last.
+    /// When there was progress last, or what is missing was asked for again.
     progress_at: Instant,
+    /// How often the same was asked for again.
+    doubt: u32,
+    /// Whether anything was: only then a piece that comes twice says something.
+    asked_again: bool,
     /// Whether the whole is being verified.
     finishing: bool,
 }
@@ -55,7 +64,17 @@ impl Fetch {
     pub fn begin(core: &mut Core, snapshot: Snapshot) -> Self {
         core.effects.push_back(Effect::Snapshot(SnapshotEffect::Begin(snapshot.clone())));
         let (early, progress_at) = (BTreeMap::new(), core.now);
-        Self { snapshot, stored: None, arrived: 0, early, asked: 0, progress_at, finishing: false }
+        Self {
+            snapshot,
+            stored: None,
+            arrived: 0,
+            early,
+            asked: 0,
+            progress_at,
+            doubt: 0,
+            asked_again: false,
+            finishing: false,
+        }
     }
 
     pub const fn id(&self) -> SnapshotId {
@@ -80,7 +99,7 @@ impl Fetch {
             }
             _ => return,
         }
-        self.progress_at = core.now;
+        self.progressed(core.now);
         self.go_on(core, from);
     }
 
@@ -89,6 +108,9 @@ impl Fetch {
         let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
         let fits = chunk.offset >= self.arrived && end <= self.asked && self.stored.is_some();
         let fits = fits && self.early.len() < core.config.max_inflight_chunks as usize;
+        if self.asked_again && end <= self.arrived {
+            core.fetch_patience = MAX_PATIENCE.min(core.fetch_patience + 1);
+        }
         if !fits || crc32fast::hash(&chunk.bytes) != chunk.checksum {
             return core.dropped(from, DropReason::Late);
         }
@@ -96,23 +118,28 @@ impl Fetch {
         while let Some(bytes) = self.early.remove(&self.arrived) {
             let (id, offset) = (chunk.id, self.arrived);
             self.arrived += bytes.len() as u64;
-            self.progress_at = core.now;
+            self.progressed(core.now);
             core.effects.push_back(Effect::Snapshot(SnapshotEffect::Store { id, offset, bytes }));
         }
         // Pieces of another size than was asked for may overlap.
         self.early.retain(|offset, _| *offset > self.arrived);
     }
 
+    const fn progressed(&mut self, now: Instant) {
+        (self.progress_at, self.doubt) = (now, 0);
+    }
+
     /// When to ask again unless there is progress.
     pub fn deadline(&self, core: &Core) -> Option<Instant> {
         let waits = self.stored.is_some() && !self.finishing;
-        waits.then(|| self.progress_at + core.config.election_timeout_max * (1 << core.fetch_patience))
+        let doubled = MAX_PATIENCE.min(core.fetch_patience + self.doubt);
+        waits.then(|| self.progress_at + core.config.election_timeout_max * (1 << doubled))
     }
 
     /// Asks again for what did not come, or came and was not kept.
     pub fn on_timeout(&mut self, core: &mut Core, from: Option<NodeId>) {
         if self.deadline(core).is_some_and(|at| core.now >= at) {
-            core.fetch_patience = MAX_PATIENCE.min(core.fetch_patience + 1);
+            (self.doubt, self.asked_again) = (MAX_DOUBT.min(self.doubt + 1), true);
             self.arrived = self.stored.unwrap_or(0);
             self.asked = self.arrived;
             self.early.clear();
@@ -179,12 +206,38 @@ mod tests {
         waited
     }
 
+    /// The piece from `offset` comes.
+    fn comes(core: &mut Core, fetch: &mut Fetch, offset: u64) {
+        let bytes = Bytes::from(vec![0; 50]);
+        let checksum = crc32fast::hash(&bytes);
+        fetch.on_chunk(core, LEADER, &SnapshotChunk { id: fetch.id(), offset, checksum, bytes });
+    }
+
     /// N11.
     #[test]
-    fn a_piece_is_asked_for_again_after_twice_as_long_each_time() {
+    fn a_piece_that_does_not_come_is_asked_for_again_a_little_later_each_time() {
         let mut core = core();
         let mut fetch = fetch(&mut core);
-        let waits: Vec<_> = (0..6).map(|_| asks_again(&mut core, &mut fetch)).collect();
+        let waits: Vec<_> = (0..5).map(|_| asks_again(&mut core, &mut fetch)).collect();
+        assert_eq!(waits, [1, 2, 4, 4, 4]);
+        comes(&mut core, &mut fetch, 0);
+        assert_eq!(asks_again(&mut core, &mut fetch), 1, "what is lost next is not missed for long");
+    }
+
+    /// N11. The leader answers each question, late.
+    #[test]
+    fn a_leader_that_is_known_to_be_slow_is_asked_again_after_twice_as_long() {
+        let mut core = core();
+        let mut fetch = fetch(&mut core);
+        comes(&mut core, &mut fetch, 0);
+        comes(&mut core, &mut fetch, 0);
+        assert_eq!(core.fetch_patience, 0, "it was not asked twice: the net may have doubled it");
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            waits.push(asks_again(&mut core, &mut fetch));
+            comes(&mut core, &mut fetch, 0);
+            comes(&mut core, &mut fetch, 0);
+        }
         assert_eq!(waits, [1, 2, 4, 8, 16, 16]);
     }
 
@@ -192,20 +245,18 @@ mod tests {
     #[test]
     fn a_leader_that_is_heard_anew_is_not_taken_for_a_slow_one() {
         let mut core = core();
-        let mut fetch = fetch(&mut core);
         let mut follower = Follower::new(&mut core);
         let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::default() };
         let (prev_log, leader_commit) = (LogId::ZERO, LogIndex::ZERO);
         let heartbeat =
             AppendEntries { prev_log, entries: Vec::new(), leader_commit, beat, known: Vec::new() };
-        let mut hears = |core: &mut Core| follower.on_append(core, LEADER, Session(1), &heartbeat);
-        hears(&mut core);
-        let mut waits = vec![asks_again(&mut core, &mut fetch), asks_again(&mut core, &mut fetch)];
-        hears(&mut core);
-        waits.push(asks_again(&mut core, &mut fetch));
-        follower = Follower::new(&mut core);
-        follower.on_append(&mut core, LEADER, Session(1), &heartbeat);
-        waits.push(asks_again(&mut core, &mut fetch));
-        assert_eq!(waits, [1, 2, 4, 1]);
+        for (hears_another, patience) in [(true, 0), (false, 3), (true, 0)] {
+            if hears_another {
+                follower = Follower::new(&mut core);
+            }
+            follower.on_append(&mut core, LEADER, Session(1), &heartbeat);
+            assert_eq!(core.fetch_patience, patience);
+            core.fetch_patience = 3;
+        }
     }
 }
