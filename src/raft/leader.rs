@@ -17,6 +17,11 @@ use crate::raft::reconfigure::Leaving;
 use crate::raft::transfer::{Departure, Transfer};
 use crate::time::{Duration, Instant};
 
+/// How many times as much as a snapshot is due for, in entries and in bytes, the log may hold for whoever fetches one.
+const LOG_GROWTH: u64 = 4;
+/// Longest election timeouts without a word after which a follower is waited for no more.
+const SILENCE: u32 = 10;
+
 /// A leader, with everything that exists only while it leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
@@ -288,11 +293,17 @@ impl Leader {
 
     /// The last entry that a follower which fetches a snapshot will have: what comes after it is needed
     /// when it is done, or it would have to fetch the next one, for ever. Not while the log grows beyond
-    /// all bounds: then the follower begins anew.
+    /// all bounds, in entries or in bytes: then the follower begins anew. And nothing for who is silent.
     pub fn entries_needed(&self, core: &Core) -> Option<LogIndex> {
-        let bound = core.config.snapshot_entries.saturating_mul(4).max(core.config.snapshot_keep);
-        let waited_for = self.peers.values().filter_map(Progress::fetching).map(|id| id.last.index).min();
-        waited_for.filter(|_| (core.log.len() as u64) < bound)
+        let config = &core.config;
+        let entries = config.snapshot_entries.saturating_mul(LOG_GROWTH).max(config.snapshot_keep);
+        let bytes = config.snapshot_bytes.saturating_mul(LOG_GROWTH as usize).max(config.snapshot_keep_bytes);
+        let (base, last) = (core.log.base().index, core.log.last().index);
+        let may_grow = (core.log.len() as u64) < entries && core.log.size(base, last) < bytes;
+        let silent = config.election_timeout_max * SILENCE;
+        let is_there = |peer: &&Progress| core.now.since(peer.reached) < silent;
+        let fetching = self.peers.values().filter(is_there).filter_map(Progress::fetching);
+        fetching.map(|id| id.last.index).min().filter(|_| may_grow)
     }
 
     /// The content of a snapshot is no longer there: who was offered it is offered the newest.

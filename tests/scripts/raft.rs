@@ -16,6 +16,7 @@
 //! | `wipe 2`, `lose 2` | `restart` with a new data directory; with the old one, emptied |
 //! | `single-entry-appends` | nodes started from now on send one entry at a time |
 //! | `snapshot 1`, `keep 2` | node 1 writes its state down; from now on 2 entries are kept behind a snapshot |
+//! | `snapshot-bytes 9` | nodes that start from now on find a snapshot due after so many bytes, and keep as many |
 //! | `forget 1` | node 1 no longer has the contents of its snapshots |
 //! | `propose 1 x`, `read 1`, `transfer 1 [2]` | requests; tickets count from 1 |
 //! | `join 4` | starts node 4, for the first time or with a new data directory, without any member |
@@ -61,6 +62,8 @@ pub struct Cluster {
     single: bool,
     /// Entries that a snapshot keeps.
     keep: u64,
+    /// Bytes after which one is due, if not as always.
+    snapshot_bytes: Option<usize>,
     out: String,
 }
 
@@ -108,6 +111,7 @@ impl Cluster {
                 self.restart(number(rest, 0)?, promised.unwrap_or(PROMISED))?;
             }
             "wipe" => self.wipe(number(rest, 0)?)?,
+            "snapshot-bytes" => self.snapshot_bytes = Some(number(rest, 0)? as usize),
             "keep" => self.keep = number(rest, 0)?,
             "snapshot" => self.snapshot(number(rest, 0)?)?,
             "forget" => self.host(number(rest, 0)?)?.contents.clear(),
@@ -185,7 +189,7 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64, promised: Duration) -> Done {
-        let (now, single, keep) = (self.now, self.single, self.keep);
+        let (now, single, keep, snapshot_bytes) = (self.now, self.single, self.keep, self.snapshot_bytes);
         let host = self.host(id)?;
         host.boot += 1;
         host.done = IoSeq::ZERO;
@@ -196,6 +200,9 @@ impl Cluster {
             config.max_append_bytes = 1;
         }
         config.snapshot_keep = keep;
+        if let Some(bytes) = snapshot_bytes {
+            (config.snapshot_bytes, config.snapshot_keep_bytes) = (bytes, bytes);
+        }
         config.chunk_bytes = CHUNK;
         config.max_inflight_chunks = 2;
         host.node = Some(Node::new(config, boot, id, now));
