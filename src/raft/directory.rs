@@ -53,6 +53,12 @@ impl Core {
         !self.has_been_named() && self.shares_its_name()
     }
 
+    /// Whether a leader that says this knows this node's name by another directory.
+    pub fn is_said_of_another(&self, known: &[(NodeId, u64)]) -> bool {
+        let own = [NOBODY, self.life.incarnation];
+        known.iter().any(|(member, first)| *member == self.id() && !own.contains(first))
+    }
+
     /// MC-11: who went by a member's name first, as far as that has to be told to it. Where it was added with its
     /// directory there may have been another, whether this node has heard of that or not.
     pub fn first_of_name(&self, member: NodeId) -> Option<u64> {

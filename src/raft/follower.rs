@@ -122,13 +122,14 @@ impl Follower {
         }
     }
 
-    /// A heartbeat names what this node has once acknowledged as durable. If it is gone, and this
-    /// directory is not a fresh one, the disk has lost data: going on could lose what is
-    /// committed (C14).
+    /// A heartbeat names what this node has once acknowledged as durable. If it is gone, the disk has lost data:
+    /// going on could lose what is committed (C14). Unless this directory is a fresh one, or the leader still
+    /// speaks of another that went by this node's name: that one is refused, or added, as a directory (V8).
     fn suspect_lost_data(&self, core: &mut Core, append: &AppendEntries) {
         let acknowledged = append.entries.is_empty() && append.prev_log.index <= append.leader_commit;
         let fresh = core.life.boot <= 1;
-        if acknowledged && !fresh {
+        let of_another = core.is_a_mere_namesake() || core.is_said_of_another(&append.known);
+        if acknowledged && !fresh && !of_another {
             core.event(Event::LostData { claimed: append.prev_log });
         }
     }

@@ -323,11 +323,6 @@ impl SimNode {
     const fn has_its_disk(&self) -> bool {
         !self.is_stranger && !self.is_lost && !self.is_rotten
     }
-
-    /// Whether its disk took the place of another and holds nothing yet.
-    pub fn is_new_here(&self) -> bool {
-        self.is_stranger || (self.was_wiped && self.disk.last().index == LogIndex::ZERO)
-    }
 }
 
 /// Whose vote a change takes away.

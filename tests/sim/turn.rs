@@ -343,10 +343,6 @@ impl World {
                 return self.end_as_a_stranger(node);
             }
             CoreEvent::Removed { at } => return self.end_as_removed(node, *at),
-            // What it is told that it had, another disk had; the message may be older than its addition.
-            CoreEvent::LostData { .. } if self.nodes[node].is_new_here() => {
-                return self.end_as_a_stranger(node);
-            }
             CoreEvent::LostData { claimed } => {
                 self.checker.fail(format!("node {} says it lost {claimed}; no disk lost anything", node + 1));
                 return;
