@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::time::{Instant as Deadline, timeout};
 
 use crate::api::answers::join::{InviteRequest, Invited, JoinAnswer, JoinMember, JoinRequest, VerifiedJoin};
-use crate::api::change::{What, Wish, carry_out, confirmed, membership, not_recorded, propose};
+use crate::api::change::{What, Wish, ask_leader, confirmed, membership, not_recorded, propose};
 use crate::api::fields::{REQUEST_ID, SIGNATURE, bad_request, json, single};
 use crate::api::forward::{Attempt, Effect, Hold, Miss, at_leader};
 use crate::api::members::{a_node, check_addresses, incarnation_of, read};
@@ -128,7 +128,7 @@ pub(super) async fn join(
     let join = VerifiedJoin { redemption, incarnation };
     let inner = internal(request, JOIN, &join);
     let (hold, wish) = (Hold::new(context, caller, Effect::Write), wish(&join));
-    let response = at_leader(&hold, &inner, || carry_out(context, &wish)).await?;
+    let response = ask_leader(context, &hold, &inner, &wish).await?;
     if !response.status().is_success() {
         return Ok(response);
     }
@@ -144,7 +144,7 @@ pub(super) async fn join_here(
 ) -> Result<Response<Bytes>, Problem> {
     let wish = wish(&read(request, "a join")?);
     let hold = Hold::new(context, caller, Effect::Write);
-    at_leader(&hold, request, || carry_out(context, &wish)).await
+    ask_leader(context, &hold, request, &wish).await
 }
 
 fn wish(join: &VerifiedJoin) -> Wish {
@@ -218,7 +218,7 @@ fn authority(context: &Inner) -> Result<Authority, Problem> {
         let mend = "set [tls] ca_key to the authority's key, or ask a node that has it";
         refused(format!("node {} can't sign certificates: {mend}", context.handle.node()))
     })?;
-    let authority = Authority::open(&files.ca, &files.key);
+    let authority = Authority::open_to_invite(&files.ca, &files.key);
     let authority = authority.map_err(|e| refused(format!("the authority of [tls] can't be used: {e}")))?;
     if authority.cluster() != context.cluster {
         let (found, expected) = (authority.cluster(), &context.cluster);

@@ -62,6 +62,13 @@ impl Authority {
         Ok(Self { cluster, trusted, der, issuer })
     }
 
+    /// The same, for letting machines join: it must be able to [`seal`](Self::seal), too.
+    pub fn open_to_invite(ca: &Path, key: &Path) -> Result<Self, CertsError> {
+        let authority = Self::open(ca, key)?;
+        authority.seal(&[])?;
+        Ok(authority)
+    }
+
     /// Of which cluster.
     pub fn cluster(&self) -> &str {
         &self.cluster

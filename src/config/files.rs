@@ -56,7 +56,7 @@ pub(super) fn tls(
     let ca_key = if may_sign { tls.optional("ca_key", path) } else { None };
     if tls.files() == Files::Opened {
         if let (Some(ca), Some(ca_key)) = (&ca, &ca_key)
-            && let Err(fault) = Authority::open(ca, ca_key)
+            && let Err(fault) = Authority::open_to_invite(ca, ca_key)
         {
             tls.error("ca_key", fault.to_string());
         }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, SanType};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -205,6 +206,25 @@ async fn a_node_without_the_authoritys_key_says_which_setting_it_lacks() {
     let answer = desk.invite_at(SIGNER, r#"{"id": 4}"#).await;
     assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
     assert!(parsed::<Value>(&answer)["detail"].as_str().unwrap().contains("ca.key"));
+}
+
+/// G5: what the machine is told must be sealed, so an authority that can't do that refuses before anything is changed.
+#[tokio::test]
+async fn an_authority_that_can_not_seal_refuses_before_the_machine_is_a_member() {
+    let desk = Desk::new();
+    let token = desk.invite(4).await;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(SanType::URI("spiffe://test".try_into().unwrap()));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let certificate = params.self_signed(&key).unwrap();
+    std::fs::write(desk.dir.path().join("ca.pem"), certificate.pem()).unwrap();
+    std::fs::write(desk.dir.path().join("ca.key"), key.serialize_pem()).unwrap();
+    let body = desk.body(4);
+    let answer = desk.join(&body, &token.sign(body.as_bytes())).await;
+    assert_problem(&answer, 409, "membership-refused", Some("not-applied"));
+    assert!(parsed::<Value>(&answer)["detail"].as_str().unwrap().contains("P-256"), "{:?}", answer.body());
+    assert_eq!(desk.members(), [1, 2, 3]);
 }
 
 /// G5: on a cluster whose members were never changed, too, where the registry does not know them.
