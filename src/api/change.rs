@@ -15,13 +15,15 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use crate::api::Inner;
 use crate::api::answers::members::{Changed, PatchMember};
 use crate::api::fields::json;
-use crate::api::forward::{Attempt, Miss, RETRY_AFTER, refused_change, refused_write, unknown};
+use crate::api::forward::{
+    Attempt, Hold, Miss, RETRY_AFTER, at_leader, refused_change, refused_write, unknown,
+};
 use crate::api::members::info_of;
 use crate::driver::handle::{Applied, Refused};
 use crate::ids::{LogIndex, NodeId, Term};
@@ -67,8 +69,21 @@ enum Progress {
     Missed,
 }
 
+/// Has the leader make the missing steps. Who asks again for what was begun before is not told that nothing of it was
+/// made, also when nobody could look at it this time (G5).
+pub(super) async fn ask_leader(
+    context: &Inner,
+    hold: &Hold<'_>,
+    request: &Request<Bytes>,
+    wish: &Wish,
+) -> Result<Response<Bytes>, Problem> {
+    let begun = context.handle.with_machine(|machine| was_begun(wish, machine));
+    let made = at_leader(hold, request, || carry_out(context, wish)).await;
+    made.map_err(|problem| if begun { made_in_part(problem) } else { problem })
+}
+
 /// Makes the missing steps. `Missed` when this node does not lead.
-pub(super) async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Response<Bytes>>, Problem> {
+async fn carry_out(context: &Inner, wish: &Wish) -> Result<Attempt<Response<Bytes>>, Problem> {
     let limit = Deadline::now() + context.limits.answer;
     let Ok(_turn) = timeout_at(limit, context.changing.lock()).await else {
         return Err(refused_change(&ReconfigureRefusal::InProgress));
@@ -196,7 +211,7 @@ fn was_begun(wish: &Wish, machine: &Machine) -> bool {
         (What::Join(redemption, _), _) => {
             machine.invitation(wish.node).is_some_and(|made| made.redeemed_by == Some(redemption.by))
         }
-        (_, Some(request)) => machine.change(&request.key).is_some(),
+        (_, Some(request)) => machine.change(&request.key).is_some_and(|begun| begun.request == *request),
         (_, None) => false,
     }
 }

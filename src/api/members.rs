@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::api::addresses::{is_name, port_of};
 use crate::api::answers::members::{AddMember, MemberInfo, MemberList, PatchMember, Role};
-use crate::api::change::{What, Wish, carry_out, confirmed};
+use crate::api::change::{What, Wish, ask_leader, confirmed};
 use crate::api::fields::{IDEMPOTENCY_KEY, bad_request, consistency_word, json, query, single};
 use crate::api::forward::{Attempt, Effect, Hold, Miss, at_leader};
 use crate::api::leader::millis;
@@ -116,7 +116,7 @@ async fn change(
 ) -> Result<Response<Bytes>, Problem> {
     let wish = Wish { request: request_name(request)?, node, goal, what };
     let hold = Hold::new(context, caller, Effect::Write);
-    at_leader(&hold, request, || carry_out(context, &wish)).await
+    ask_leader(context, &hold, request, &wish).await
 }
 
 /// The request's `Idempotency-Key`, and what it asks for.

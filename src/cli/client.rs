@@ -63,6 +63,8 @@ pub enum ClientError {
         detail: String,
         /// Whether certainly nothing was changed.
         not_applied: bool,
+        /// Whether something may have been.
+        in_doubt: bool,
         /// Whether what is in the way passes by itself.
         passes: bool,
     },
@@ -120,13 +122,17 @@ pub async fn ask(apis: &[String], call: &Call) -> Result<Bytes, ClientError> {
 /// The same for a change that the cluster knows over all its repetitions: while nobody can tell what became of
 /// it, it is asked for again, for a while.
 pub async fn ask_until_known(apis: &[String], call: &Call) -> Result<Response<Bytes>, ClientError> {
-    for _ in 1..REPETITIONS {
+    let mut doubt = None;
+    for _ in 0..REPETITIONS {
         match in_turn(apis, &call.method, async |api| send_whole(api, call).await).await {
-            Err(e) if e.is_in_doubt() => sleep(REPETITION_PAUSE).await,
+            Err(e) if e.is_in_doubt() => doubt = Some(e),
+            // Nobody has looked at the change: that settles nothing of what was in doubt before.
+            Err(e) if doubt.is_some() && e.is_of_the_moment() => {}
             other => return other,
         }
+        sleep(REPETITION_PAUSE).await;
     }
-    in_turn(apis, &call.method, async |api| send_whole(api, call).await).await
+    Err(doubt.unwrap_or_else(|| ClientError::Url(String::new())))
 }
 
 /// The same, for whatever `one` asks of a node by `method`.
@@ -155,10 +161,13 @@ impl ClientError {
     fn is_in_doubt(&self) -> bool {
         match self {
             Self::Lost { .. } => true,
-            // 409 and 503: a part of the change is made.
-            Self::Refused { status, not_applied, .. } => matches!(status, 409 | 500 | 503) && !not_applied,
+            Self::Refused { in_doubt, .. } => *in_doubt,
             Self::Url(_) | Self::Unreachable { .. } | Self::Malformed { .. } => false,
         }
+    }
+
+    fn is_of_the_moment(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { status: 503, .. })
     }
 
     /// Whether asking another node can't do harm and may help.
@@ -227,10 +236,12 @@ pub async fn open(api: &str, call: &Call) -> Result<Response<Incoming>, ClientEr
     let told = timeout(ANSWER_LIMIT, Limited::new(response.into_body(), ANSWER_BYTES).collect()).await;
     let content = told.ok().and_then(Result::ok).map(|content| content.to_bytes()).unwrap_or_default();
     let problem: Option<Problem> = serde_json::from_slice(&content).ok();
+    let outcome = problem.as_ref().and_then(|problem| problem.outcome.as_deref());
     Err(ClientError::Refused {
         api: api.to_owned(),
         status: status.as_u16(),
-        not_applied: problem.as_ref().is_some_and(|p| p.outcome.as_deref() == Some("not-applied")),
+        not_applied: outcome == Some("not-applied"),
+        in_doubt: outcome == Some("unknown") || (outcome.is_none() && matches!(status.as_u16(), 500 | 503)),
         passes: problem.as_ref().is_some_and(|p| p.retry_after_ms.is_some()),
         detail: problem.map_or_else(|| status.canonical_reason().unwrap_or("no reason").into(), |p| p.detail),
     })

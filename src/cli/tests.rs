@@ -236,13 +236,21 @@ fn a_resignation_is_one_sentence() {
 
 /// A node that gives every request this answer, and counts requests.
 async fn node(status: u16, content: &'static str) -> (String, std::sync::Arc<std::sync::atomic::AtomicU32>) {
+    node_that_says(vec![(status, content)]).await
+}
+
+/// The same, that answers one after the other, and then as it did last.
+async fn node_that_says(
+    answers: Vec<(u16, &'static str)>,
+) -> (String, std::sync::Arc<std::sync::atomic::AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = format!("http://{}", listener.local_addr().unwrap());
     let count = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counted = std::sync::Arc::clone(&count);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let nth = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) as usize;
+            let (status, content) = answers[nth.min(answers.len() - 1)];
             let service = hyper::service::service_fn(move |_| {
                 let content = Full::new(Bytes::from_static(content.as_bytes()));
                 std::future::ready(http::Response::builder().status(status).body(content))
@@ -285,6 +293,22 @@ async fn a_change_of_unknown_outcome_is_not_asked_of_another_node() {
     let refused = client::ask(&[doubt, other], &change()).await.unwrap_err();
     assert!(matches!(refused, client::ClientError::Refused { status: 500, not_applied: false, .. }));
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+/// G5: that nobody leads now settles nothing of what was in doubt before.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_was_in_doubt_stays_so_until_somebody_has_looked_at_it() {
+    let answers = vec![(500, IN_DOUBT), (503, LEADERLESS), (409, IN_DOUBT), (503, LEADERLESS)];
+    let (api, asked) = node_that_says(answers.clone()).await;
+    let doubt = client::ask_until_known(&[api], &change()).await.unwrap_err();
+    assert!(matches!(doubt, client::ClientError::Refused { status: 409, in_doubt: true, .. }), "{doubt}");
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 10);
+    let (api, _) = node_that_says([answers, vec![(200, "{}")]].concat()).await;
+    client::ask_until_known(&[api], &change()).await.unwrap();
+    let (api, asked) = node_that_says(vec![(503, LEADERLESS)]).await;
+    let refused = client::ask_until_known(&[api], &change()).await.unwrap_err();
+    assert!(matches!(refused, client::ClientError::Refused { status: 503, not_applied: true, .. }));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1, "nothing was in doubt");
 }
 
 #[tokio::test]

@@ -230,6 +230,10 @@ async fn a_learner_that_was_added_is_not_denied_when_its_vote_fails() {
             cluster.on_change(Changes::Refuse(no_quorum));
             let again = cluster.add(node, Some("k"), &voter).await;
             assert_problem(&again, 409, "membership-refused", Some("unknown"));
+            cluster.elect(None);
+            let nobody = cluster.add(node, Some("k"), &voter).await;
+            assert_problem(&nobody, 503, "no-leader", Some("unknown"));
+            cluster.elect(Some(1));
             cluster.on_change(Changes::Make);
             assert!(good(&cluster.add(node, Some("k"), &voter).await).changed);
             assert_eq!(cluster.membership(), of(&[1, 2, 3, 4], &[]));
