@@ -229,10 +229,13 @@ impl World {
         self.schedule(down, Event::Restart { node });
     }
 
-    /// Whether a majority of voters is left without `node`, whatever the membership may turn out to be.
+    /// Whether a majority of voters is left without `node`, whatever the membership may turn out to be. Who does not
+    /// have the membership yet is none of them: it knows a member that was added again by its former directory, and takes
+    /// no vote from the present one (V8).
     pub(crate) fn can_spare(&self, node: usize) -> bool {
-        let latest = self.checker.roster.latest();
-        let left = |id: NodeId| position(id) != node && self.nodes[position(id)].has_its_disk();
+        let (latest, at) = (self.checker.roster.latest(), self.checker.roster.latest_at());
+        let knows_it = |n: &SimNode| n.has_its_disk() && n.disk.last().index >= at;
+        let left = |id: NodeId| position(id) != node && knows_it(&self.nodes[position(id)]);
         self.checker.is_settled(|_| true) && !latest.is_joint() && is_majority(&latest.voters, left)
     }
 

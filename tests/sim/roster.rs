@@ -36,6 +36,11 @@ impl Roster {
         self.committed.last().map_or(&self.initial, |(_, membership)| membership)
     }
 
+    /// The entry of the last one.
+    pub fn latest_at(&self) -> LogIndex {
+        self.committed.last().map_or(LogIndex::ZERO, |(index, _)| *index)
+    }
+
     /// The one that was in force after the entry at `index`.
     pub fn at(&self, index: LogIndex) -> &Membership {
         let known = self.committed.iter().rev().find(|(at, _)| *at <= index);
