@@ -5,8 +5,9 @@
 //! damage and never a half-made one, and what a power cut leaves of a first start is thrown away:
 //! a node that had not started has promised nothing to anybody.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
@@ -101,7 +102,8 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// Makes `dir` and what is missing above it, each durable in its parent.
+/// Makes `dir` and what is missing above it, each durable in its parent. Its owner's alone: the values of the registry
+/// may be secret.
 fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -111,7 +113,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     create_dir(parent)?;
-    match fs::create_dir(dir) {
+    match DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
         _ => File::open(parent)?.sync_all(),
     }

@@ -1,5 +1,6 @@
 //! Real directories: identity, lives, contents, and every kind of damage that a file can have.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
 use std::time::Duration as Wait;
 
@@ -78,6 +79,8 @@ fn first_start_has_nothing_and_promised_nothing() {
     assert_eq!(opened.durable.membership, identity().membership);
     assert_eq!((opened.durable.base, opened.durable.log.len()), (LogId::ZERO, 0));
     assert_eq!((opened.life.boot, opened.promised), (1, Duration::ZERO));
+    let mode = std::fs::metadata(dir.path().join("data/node-1")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "nobody else reads the registry's values");
 }
 
 #[test]
