@@ -44,7 +44,7 @@ const DEFAULT_API: &str = "http://127.0.0.1:9090";
 
 /// How a command can end; see [`Failure`].
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration, \
-                           69 no cluster reachable, or no verifier that had to be asked, 75 the leadership that was meant has moved on";
+                           69 no node of the cluster, or not every verifier that has to be asked, can be reached, 75 the leadership that was meant has moved on";
 
 /// A fencing-aware resource proxy with an embedded leader election.
 #[derive(Debug, Parser)]

@@ -17,8 +17,9 @@
 //! damaged is dropped, and what does not come is asked for again, a little later each time (N11). Two things
 //! keep a piece away. It was lost: then the sooner it is asked for again the better. Or the leader is slow, because
 //! many ask it: then each further question makes it slower, until it is busy with nothing but pieces that have
-//! come, or that nobody wants any more. Only a piece that comes twice after it was asked for twice tells them apart:
-//! the first question was not lost. Each such piece doubles the time for all that follows from this leader.
+//! come, or that nobody wants any more. Only a piece that comes twice, in a fetch in which something was asked for
+//! twice, tells them apart: the first question was not lost, or the net doubles messages, which costs time only. Each such
+//! piece doubles the time for all that follows from this leader.
 
 use std::collections::BTreeMap;
 
