@@ -379,7 +379,7 @@ fn read_route(mut route: Section<'_>, lease_reads: bool) -> Option<Route> {
     let host = target.optional("host", value::host);
     let path_prefix = target.optional("path_prefix", value::path_prefix).unwrap_or_else(|| "/".into());
     target.finish();
-    let backend = route.required("backend", "\"http://10.0.0.20:8000\"", value::backend);
+    let backend = route.required("backend", "\"https://10.0.0.20:8443\"", value::backend);
     let fence = route.required("fence", "\"enforced\"", value::fence);
     let reads = route.optional("reads", value::consistency).unwrap_or(Consistency::Linearizable);
     let hold_timeout = route.optional("hold_timeout_ms", value::millis).unwrap_or(HOLD_TIMEOUT);

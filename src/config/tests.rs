@@ -225,7 +225,7 @@ fn timing_that_breaks_the_lease_is_refused() {
 
 #[test]
 fn backends_are_hosts_without_a_path() {
-    let backend = |uri: &str| node(&replaced("http://10.0.0.20:8000", uri), &[]).is_ok();
+    let backend = |uri: &str| node(&replaced("https://10.0.0.20:8443", uri), &[]).is_ok();
     for good in ["http://a", "https://a.example:443", "http://[::1]:80", "http://a:80/"] {
         assert!(backend(good), "{good}");
     }
