@@ -236,7 +236,15 @@ impl World {
         let (latest, at) = (self.checker.roster.latest(), self.checker.roster.latest_at());
         let knows_it = |n: &SimNode| n.has_its_disk() && n.disk.last().index >= at;
         let left = |id: NodeId| position(id) != node && knows_it(&self.nodes[position(id)]);
-        self.checker.is_settled(|_| true) && !latest.is_joint() && is_majority(&latest.voters, left)
+        // A leader begins a change some time before it is in anybody's log.
+        let begins = |n: &SimNode| {
+            let view = n.process.as_ref().map(|process| process.cycle.view());
+            view.is_some_and(|view| view.role == RoleKind::Leader && view.membership != *latest)
+        };
+        !self.nodes.iter().any(begins)
+            && self.checker.is_settled(|_| true)
+            && !latest.is_joint()
+            && is_majority(&latest.voters, left)
     }
 
     /// Where there is an operator, a disk that is found damaged is replaced.
