@@ -167,7 +167,8 @@ fn made_in_part(problem: Problem) -> Problem {
         return problem;
     }
     let detail = format!(
-        "{}; a part of what was asked for is made, or may be: look with `termgate member list`, and ask again for the rest",
+        "{}; a part of what was asked for is made, or may be: look with `termgate member list`, and ask again \
+         for the rest",
         problem.detail
     );
     Problem { detail, retry_after: None, outcome: Some(Outcome::Unknown), ..problem }

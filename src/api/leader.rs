@@ -121,7 +121,8 @@ async fn resign_here(
 ) -> Result<Attempt<Response<Bytes>>, Problem> {
     let seen = context.handle.leadership();
     check_term(if_match, seen.term)?;
-    tracing::info!(term = %seen.term, to = wish.to.map(|to| to.0), reason = wish.reason, "asked to hand leadership over");
+    let to = wish.to.map(|to| to.0);
+    tracing::info!(term = %seen.term, to, reason = wish.reason, "asked to hand leadership over");
     let decided_in = if_match.and_then(quoted_number).map(Term);
     let (outcome, pause) = transfer(context, decided_in, wish.to).await;
     match outcome {

@@ -298,12 +298,11 @@ impl Leader {
         let config = &core.config;
         let entries = config.snapshot_entries.saturating_mul(LOG_GROWTH).max(config.snapshot_keep);
         let bytes = config.snapshot_bytes.saturating_mul(LOG_GROWTH as usize).max(config.snapshot_keep_bytes);
-        let (base, last) = (core.log.base().index, core.log.last().index);
-        let may_grow = (core.log.len() as u64) < entries && core.log.size(base, last) < bytes;
+        let held = || core.log.size(core.log.base().index, core.log.last().index);
         let silent = config.election_timeout_max * SILENCE;
         let is_there = |peer: &&Progress| core.now.since(peer.reached) < silent;
         let fetching = self.peers.values().filter(is_there).filter_map(Progress::fetching);
-        fetching.map(|id| id.last.index).min().filter(|_| may_grow)
+        fetching.map(|id| id.last.index).min().filter(|_| (core.log.len() as u64) < entries && held() < bytes)
     }
 
     /// The content of a snapshot is no longer there: who was offered it is offered the newest.

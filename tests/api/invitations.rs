@@ -10,7 +10,7 @@ use termgate::api::answers::join::{Invited, JoinAnswer, JoinMember, JoinRequest}
 use termgate::certs;
 use termgate::certs::authority::{AuthorityFiles, find, is_for, is_sealed, request as certificate_request};
 use termgate::certs::invitation::{Token, disarm};
-use termgate::ids::NodeId;
+use termgate::ids::{LogIndex, NodeId};
 use termgate::raft::entry::Membership;
 use termgate::registry::command::{Answer, Invitation, Op, Redemption};
 
@@ -51,6 +51,15 @@ impl Desk {
         let answer = self.invite_at(SIGNER, &json!({ "id": id }).to_string()).await;
         assert_eq!(answer.status(), 200, "{:?}", answer.body());
         Token::parse(&parsed::<Invited>(&answer).token).unwrap()
+    }
+
+    /// One for node 4 whose end is long past, and the entry that made it.
+    fn expired_invitation(&self) -> (Token, LogIndex) {
+        let token = Token::draw("test", NodeId(4), [0; 32]).unwrap();
+        let invitation =
+            Invitation { node: NodeId(4), verifier: token.verifier(), made_at: 1, expires_at: 86_400 };
+        let Answer::Done { version } = self.cluster.apply(Op::Invite(invitation)) else { panic!("not made") };
+        (token, version)
     }
 
     fn body(&self, id: u64) -> String {
@@ -158,10 +167,7 @@ async fn a_removed_member_does_not_come_back_with_its_old_request() {
 #[tokio::test]
 async fn an_expired_invitation_is_refused_with_its_end() {
     let desk = Desk::new();
-    let token = Token::draw("test", NodeId(4), [0; 32]).unwrap();
-    let invitation =
-        Invitation { node: NodeId(4), verifier: token.verifier(), made_at: 1, expires_at: 86_400 };
-    assert!(matches!(desk.cluster.apply(Op::Invite(invitation)), Answer::Done { .. }));
+    let (token, _) = desk.expired_invitation();
     let body = desk.body(4);
     refused(&desk.join(&body, &token.sign(body.as_bytes())).await, "expired at 1970-01-02T00:00:00Z");
     assert_eq!(desk.cluster.changed(), []);
@@ -171,10 +177,7 @@ async fn an_expired_invitation_is_refused_with_its_end() {
 #[tokio::test]
 async fn the_request_that_used_an_invitation_is_answered_also_after_its_end() {
     let desk = Desk::new();
-    let token = Token::draw("test", NodeId(4), [0; 32]).unwrap();
-    let invitation =
-        Invitation { node: NodeId(4), verifier: token.verifier(), made_at: 1, expires_at: 86_400 };
-    let Answer::Done { version } = desk.cluster.apply(Op::Invite(invitation)) else { panic!("not made") };
+    let (token, version) = desk.expired_invitation();
     let body = desk.body(4);
     let by = digest(&SHA256, body.as_bytes()).as_ref().try_into().unwrap();
     let member = serde_json::from_str::<JoinRequest>(&body).unwrap().member.into();

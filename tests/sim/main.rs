@@ -58,11 +58,6 @@ mod whole;
 mod world;
 
 use std::collections::BTreeMap;
-
-/// The simulator allocates much and on one thread; this allocator makes it faster by a fifteenth.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 use std::ops::Range;
 use std::process::Command;
 use std::time::Instant;
@@ -70,6 +65,10 @@ use std::time::Instant;
 use run::AfterFailure;
 use stats::{Stat, Stats};
 use world::Disks;
+
+/// The simulator allocates much and on one thread; this allocator makes it faster by a fifteenth.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds of the usual run. Without optimisation a fraction of them: they are run for the core's own
 /// assertions, which are compiled out with it.

@@ -330,7 +330,8 @@ impl World {
             CoreEvent::VoteRefused { refusal: VoteRefusal::Promised, .. } => Stat::VotesRefusedPromise,
             CoreEvent::VoteRefused { refusal: VoteRefusal::LogBehind, .. } => Stat::VotesRefusedLog,
             CoreEvent::Dropped { reason, .. } => {
-                let strange = *reason == DropReason::NotAMember && self.params.operator_gap == 0;
+                let outsider = matches!(reason, DropReason::NotAMember | DropReason::NotAdded);
+                let strange = outsider && self.params.operator_gap == 0;
                 if strange || is_a_mistake(*reason) {
                     self.checker.fail(format!("node {} drops an honest message: {event:?}", node + 1));
                 }
