@@ -245,10 +245,11 @@ fn entries_with_a_gap_or_of_a_later_term_are_not_written() {
     }
 }
 
-/// N3: what is committed has terms that never fall. A snapshot that denies this would make the store refuse the write, and
-/// so end the process.
+/// What is committed has terms that never fall (N3), and no other entry in its places (N5). A snapshot that denies the
+/// first would make the store refuse the write, and so end the process; one that denies the second must not be
+/// acknowledged as if it were what is held.
 #[test]
-fn a_snapshot_that_ends_in_an_older_term_than_what_is_committed_is_not_taken_up() {
+fn a_snapshot_that_denies_what_is_committed_is_not_taken_up() {
     let mut node = node(3);
     let now = Instant::from_millis(2);
     let mut append = heartbeat(2, 2);
@@ -260,15 +261,19 @@ fn a_snapshot_that_ends_in_an_older_term_than_what_is_committed_is_not_taken_up(
     node.step(now, Input::Receive(append));
     drain(&mut node, now);
     assert_eq!(node.view().commit_index, LogIndex(1));
-    let offer = |term| {
-        let id = SnapshotId { last: LogId::new(Term(term), LogIndex(5)), digest: [1; 32] };
+    let offer = |term, index| {
+        let id = SnapshotId { last: LogId::new(Term(term), LogIndex(index)), digest: [1; 32] };
         let snapshot = Snapshot { id, size: 1, membership: Membership::of_voters([NodeId(1)]) };
         let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
         Message { body: Body::InstallSnapshot(InstallSnapshot { snapshot, beat }), ..heartbeat(2, 2) }
     };
-    node.step(now, Input::Receive(offer(1)));
-    assert_eq!(drain(&mut node, now), dropped(2, DropReason::Malformed));
-    node.step(now, Input::Receive(offer(2)));
+    for (term, index) in [(1, 5), (1, 1), (3, 1), (1, 0)] {
+        node.step(now, Input::Receive(offer(term, index)));
+        assert_eq!(drain(&mut node, now), dropped(2, DropReason::Malformed), "{index}@{term}");
+    }
+    node.step(now, Input::Receive(offer(2, 1)));
+    assert!(matches!(drain(&mut node, now)[..], [Effect::Send { .. }]), "what is held is acknowledged");
+    node.step(now, Input::Receive(offer(2, 5)));
     assert!(matches!(drain(&mut node, now)[..], [Effect::Snapshot(_)]), "one that does not is");
 }
 

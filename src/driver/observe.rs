@@ -201,6 +201,10 @@ const fn advice(reason: DropReason) -> Option<&'static str> {
              that was restored or recovered, and this data directory is not; to take part there, empty it, and invite \
              this node or start it with `[cluster] join = true` and add it"
         }
+        DropReason::Damaged => {
+            "dropped a piece of a snapshot that is not what its checksum says, and asks for it again; when this goes on, \
+             the memory, the disk or the network card of the sender or of this machine is broken"
+        }
         _ => return None,
     })
 }

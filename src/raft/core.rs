@@ -292,6 +292,19 @@ impl Core {
         self.snapshot = Some(snapshot);
     }
 
+    /// Whether `id` can't be the name of a committed entry, as far as this node knows what is committed: its place is
+    /// another entry's (N5), or the terms would fall along the log (N3). No honest snapshot ends so.
+    pub fn denies_committed(&self, id: LogId) -> bool {
+        let base = self.log.base();
+        if id.index < base.index {
+            return id.term > base.term;
+        }
+        if id.index <= self.commit_index {
+            return !self.log.holds(id);
+        }
+        self.log.term_at(self.commit_index) > Some(id.term)
+    }
+
     /// A fetched snapshot takes the place of everything up to its last entry (N1, N2, N4).
     pub fn install(&mut self, snapshot: Snapshot) {
         let last = snapshot.id.last;

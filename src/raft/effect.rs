@@ -297,6 +297,8 @@ pub enum DropReason {
     TermOutOfReach,
     /// It contradicts the protocol, such as entries that are not contiguous.
     Malformed,
+    /// A piece of a snapshot that is not what its checksum says.
+    Damaged,
     /// It came too late to matter.
     Late,
 }

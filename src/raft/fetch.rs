@@ -112,8 +112,11 @@ impl Fetch {
         if self.asked_again && end <= self.arrived {
             core.fetch_patience = MAX_PATIENCE.min(core.fetch_patience + 1);
         }
-        if !fits || crc32fast::hash(&chunk.bytes) != chunk.checksum {
+        if !fits {
             return core.dropped(from, DropReason::Late);
+        }
+        if crc32fast::hash(&chunk.bytes) != chunk.checksum {
+            return core.dropped(from, DropReason::Damaged);
         }
         self.early.insert(chunk.offset, chunk.bytes.clone());
         while let Some(bytes) = self.early.remove(&self.arrived) {
@@ -174,6 +177,7 @@ mod tests {
     use crate::ids::{Life, LogId, LogIndex, ReadPos};
     use crate::raft::Boot;
     use crate::raft::config::Config;
+    use crate::raft::effect::Event;
     use crate::raft::entry::{Durable, Membership};
     use crate::raft::follower::Follower;
     use crate::raft::message::{AppendEntries, Beat};
@@ -212,6 +216,33 @@ mod tests {
         let bytes = Bytes::from(vec![0; 50]);
         let checksum = crc32fast::hash(&bytes);
         fetch.on_chunk(core, LEADER, &SnapshotChunk { id: fetch.id(), offset, checksum, bytes });
+    }
+
+    #[test]
+    fn a_damaged_piece_is_not_stored_but_asked_for_again() {
+        let mut core = core();
+        let mut fetch = fetch(&mut core);
+        core.effects.clear();
+        let bytes = Bytes::from(vec![0; 50]);
+        let checksum = crc32fast::hash(&bytes) ^ 1;
+        let chunk = SnapshotChunk { id: fetch.id(), offset: 0, checksum, bytes };
+        fetch.on_chunk(&mut core, LEADER, &chunk);
+        let reason = DropReason::Damaged;
+        assert_eq!(core.effects, [Effect::Event(Event::Dropped { from: LEADER, reason })]);
+        asks_again(&mut core, &mut fetch);
+        let asked = |effect: &Effect| match effect {
+            Effect::Send { message, .. } => match &message.body {
+                Body::FetchSnapshot(wanted) => Some(wanted.offset),
+                _ => None,
+            },
+            _ => None,
+        };
+        assert_eq!(core.effects.iter().find_map(asked), Some(0));
+        comes(&mut core, &mut fetch, 0);
+        assert!(matches!(
+            core.effects.back(),
+            Some(Effect::Snapshot(SnapshotEffect::Store { offset: 0, .. }))
+        ));
     }
 
     /// N11.

@@ -71,9 +71,7 @@ impl Follower {
     /// The leader offers a snapshot, because it no longer has what this node lacks.
     pub fn on_offer(&mut self, core: &mut Core, from: NodeId, session: Session, offer: &InstallSnapshot) {
         let last = offer.snapshot.id.last;
-        // Terms never fall along what is committed: no honest snapshot ends later in the log and in an older term.
-        let falls = last.index > core.commit_index && core.log.term_at(core.commit_index) > Some(last.term);
-        if falls || self.leader.is_some_and(|leader| leader != from) {
+        if core.denies_committed(last) || self.leader.is_some_and(|leader| leader != from) {
             return core.dropped(from, DropReason::Malformed);
         }
         self.hear(core, from, session);
