@@ -17,6 +17,7 @@
 //! | `single-entry-appends` | nodes started from now on send one entry at a time |
 //! | `snapshot 1`, `keep 2` | node 1 writes its state down; from now on 2 entries are kept behind a snapshot |
 //! | `snapshot-bytes 9` | nodes that start from now on find a snapshot due after so many bytes, and keep as many |
+//! | `snapshot-entries 9` | nodes that start from now on find one due after so many entries |
 //! | `forget 1` | node 1 no longer has the contents of its snapshots |
 //! | `propose 1 x`, `read 1`, `transfer 1 [2]` | requests; tickets count from 1 |
 //! | `join 4` | starts node 4, for the first time or with a new data directory, without any member |
@@ -64,6 +65,8 @@ pub struct Cluster {
     keep: u64,
     /// Bytes after which one is due, if not as always.
     snapshot_bytes: Option<usize>,
+    /// Entries after which one is due, if not as always.
+    snapshot_entries: Option<u64>,
     out: String,
 }
 
@@ -112,6 +115,7 @@ impl Cluster {
             }
             "wipe" => self.wipe(number(rest, 0)?)?,
             "snapshot-bytes" => self.snapshot_bytes = Some(number(rest, 0)? as usize),
+            "snapshot-entries" => self.snapshot_entries = Some(number(rest, 0)?),
             "keep" => self.keep = number(rest, 0)?,
             "snapshot" => self.snapshot(number(rest, 0)?)?,
             "forget" => self.host(number(rest, 0)?)?.contents.clear(),
@@ -189,7 +193,8 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64, promised: Duration) -> Done {
-        let (now, single, keep, snapshot_bytes) = (self.now, self.single, self.keep, self.snapshot_bytes);
+        let (now, single, keep) = (self.now, self.single, self.keep);
+        let (snapshot_bytes, snapshot_entries) = (self.snapshot_bytes, self.snapshot_entries);
         let host = self.host(id)?;
         host.boot += 1;
         host.done = IoSeq::ZERO;
@@ -203,6 +208,7 @@ impl Cluster {
         if let Some(bytes) = snapshot_bytes {
             (config.snapshot_bytes, config.snapshot_keep_bytes) = (bytes, bytes);
         }
+        config.snapshot_entries = snapshot_entries.unwrap_or(config.snapshot_entries);
         config.chunk_bytes = CHUNK;
         config.max_inflight_chunks = 2;
         host.node = Some(Node::new(config, boot, id, now));
