@@ -1,6 +1,6 @@
 //! After the storm: everything heals, and the cluster must become whole again within a bounded
-//! time: a leader within ten election timeouts, then writes, reads, equal states, and an answer for
-//! everybody who still waits. (That nobody claims an old term's leadership for long is checked after
+//! time: a leader within ten election timeouts, which may stamp its token once a quorum has caught up, then writes,
+//! reads, equal states, and an answer for everybody who still waits. (That nobody claims an old term's leadership for long is checked after
 //! each step, also in the storm: L10.)
 
 use termgate::fencing::gate::{GateState, RAISE_PAUSE_MAX};
@@ -16,7 +16,7 @@ use crate::world::{Event, World};
 
 /// Writes, and linearizable reads, that must succeed after healing.
 const SERVED: u64 = 10;
-/// Election timeouts within which there must be a leader that may stamp its token.
+/// Election timeouts within which somebody must lead, and, with what catching up takes, may stamp its token.
 const ELECTIONS_TO_LEAD: u64 = 10;
 /// Election timeouts within which all the rest must be there.
 const ELECTIONS_TO_BE_WHOLE: u64 = 20;
@@ -203,16 +203,26 @@ impl World {
     /// Lets the cluster run until it is whole, or, while a fault is left, until it serves; fails
     /// the world when that does not come about in time.
     fn recover(&mut self, whole: bool) {
-        let lead_by = self.now + self.elections(ELECTIONS_TO_LEAD) + self.catching_up();
+        let elect_by = self.now + self.elections(ELECTIONS_TO_LEAD);
+        let lead_by = elect_by + self.catching_up();
         let end =
             self.now + self.elections(ELECTIONS_TO_BE_WHOLE) + self.catching_up() + self.fencing_takes();
         let mut fencing = Fencing::Serves(self.backend.truth.acknowledged());
+        if whole && self.params.fenced.is_some() && !self.lease_is_steady() {
+            self.stats.add(Stat::CalmUnsteady);
+        }
         let served = |w: &Self| (w.stats.get(Stat::WritesAcked), w.stats.get(Stat::ReadsServed));
-        let (mut asked, mut goal) = (0, None);
-        while self.now < if goal.is_some() { end } else { lead_by } {
+        let (mut asked, mut goal, mut elected) = (0, None, false);
+        let by = |elected, goal: &Option<_>| match (elected, goal) {
+            (false, _) => elect_by,
+            (true, None) => lead_by,
+            (true, Some(_)) => end,
+        };
+        while self.now < by(elected, &goal) {
             if !self.run_until(self.now + self.heartbeat()) {
                 return;
             }
+            elected |= self.leader().is_some();
             match goal {
                 None if self.has_a_leader() => goal = Some(served(self)),
                 // Not every attempt must succeed, but ten of each within the time must.
@@ -228,7 +238,7 @@ impl World {
                 _ => {}
             }
         }
-        let text = self.what_is_missing(goal.is_some());
+        let text = self.what_is_missing(elected, goal.is_some());
         self.checker.fail(text);
     }
 
@@ -280,8 +290,12 @@ impl World {
         settled && self.has_one_leader() && self.nodes.iter().all(whole)
     }
 
-    fn what_is_missing(&self, led: bool) -> String {
-        let what = if led { "not whole in time" } else { "no leader in time" };
+    fn what_is_missing(&self, elected: bool, led: bool) -> String {
+        let what = match (elected, led) {
+            (false, _) => "nobody elected in time",
+            (true, false) => "no leader with a token in time",
+            (true, true) => "not whole in time",
+        };
         let mut text = format!("liveness: after healing, {what}");
         for node in &self.nodes {
             let Some(p) = &node.process else { continue };

@@ -182,6 +182,7 @@ stats! {
     FullChecks = "whole states compared entry by entry",
     CalmMinority = "healed: all but a minority",
     CalmBridge = "healed: all but a bridge",
+    CalmUnsteady = "healed: leases too short to be steady, so that no write need get through",
     BeyondBoundWorlds = "worlds with clocks beyond their bound",
     LeasesOverlap = "two leases at once, with such clocks",
     Events = "events",
