@@ -11,6 +11,7 @@
 //! | `snapshot` | a log that is compacted, and a node that was away for longer than it reaches back |
 //! | `stale` | nodes whose picture of the members is out of date, or that know no more than names |
 //! | `told` | writes, and whether what landed is what their clients were told |
+//! | `wall_clock` | nodes whose wall clocks jump |
 //!
 //! Nothing here imports the `termgate` crate. What a machine can't do is said with `NOT TESTED`.
 
@@ -26,6 +27,7 @@ mod membership;
 mod snapshot;
 mod stale;
 mod told;
+mod wall_clock;
 
 use std::sync::{Mutex, MutexGuard};
 
