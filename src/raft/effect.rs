@@ -297,10 +297,10 @@ pub enum DropReason {
     TermOutOfReach,
     /// It contradicts the protocol, such as entries that are not contiguous.
     Malformed,
-    /// A piece of a snapshot that is not what its checksum says.
-    Damaged,
     /// It came too late to matter.
     Late,
+    /// A piece of a snapshot that is not what its checksum says.
+    Damaged,
 }
 
 /// The roles (thesis 3.3, 9.6, 4.2.1).
