@@ -17,8 +17,8 @@ use pki::{
 use rcgen::ExtendedKeyUsagePurpose as Purpose;
 use termgate::ids::{Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
 use termgate::metrics::Metrics;
-use termgate::raft::entry::{Entry, Payload};
-use termgate::raft::message::{AppendEntries, Beat, Body, Message, ReadIndex};
+use termgate::raft::entry::{Entry, Payload, SnapshotId};
+use termgate::raft::message::{AppendEntries, Beat, Body, Message, ReadIndex, SnapshotChunk};
 use termgate::time::Instant as ClusterInstant;
 use termgate::transport::codec;
 use termgate::transport::credentials::Credentials;
@@ -152,6 +152,13 @@ fn append(from: u64, to: u64, bytes: usize) -> Message {
     )
 }
 
+/// A piece of a snapshot, of 256 KiB.
+fn piece(from: u64, to: u64, offset: u64) -> Message {
+    let id = SnapshotId { last: LogId::ZERO, digest: [0; 32] };
+    let bytes = Bytes::from(vec![7; 256 * 1024]);
+    message(from, to, Body::SnapshotChunk(SnapshotChunk { id, offset, checksum: 0, bytes }))
+}
+
 /// Two members that know each other.
 async fn pair(pki: &Pki) -> (Node, Node) {
     let a = Node::start(1, pki.node(1), &[(2, NOWHERE)]).await;
@@ -177,7 +184,7 @@ async fn carries_messages_in_both_directions() {
     }
 }
 
-/// W-8.
+/// W-8, T3. Everything is there before the first byte leaves, and the net is the loopback.
 #[tokio::test]
 async fn a_heartbeat_is_not_behind_a_large_append() {
     let pki = Pki::new();
@@ -187,13 +194,28 @@ async fn a_heartbeat_is_not_behind_a_large_append() {
     }
     a.net.send(append(1, 2, 0));
     let mut entries_before = 0;
-    loop {
-        match b.hears().await.body {
-            Body::AppendEntries(append) if append.entries.is_empty() => break,
-            _ => entries_before += 1,
-        }
+    while b.hears().await != append(1, 2, 0) {
+        entries_before += 1;
     }
-    assert!(entries_before < 16, "the heartbeat came last");
+    assert_eq!(entries_before, 0, "appends came before the heartbeat");
+}
+
+/// W-8, T3. Pieces that are on their way let everything else go first.
+#[tokio::test]
+async fn a_snapshot_lets_heartbeats_and_appends_go_first() {
+    let pki = Pki::new();
+    let (a, mut b) = pair(&pki).await;
+    let pieces: Vec<Message> = (0..16).map(|nth| piece(1, 2, nth * 256 * 1024)).collect();
+    for piece in &pieces {
+        a.net.send(piece.clone());
+    }
+    a.net.send(append(1, 2, 256 * 1024));
+    a.net.send(append(1, 2, 0));
+    assert!(b.hears().await == append(1, 2, 0), "a heartbeat that was sent last comes first");
+    assert!(b.hears().await == append(1, 2, 256 * 1024), "then the append");
+    for piece in pieces {
+        assert!(b.hears().await == piece, "and all pieces in order");
+    }
 }
 
 /// `a`, and a node 2 that nobody reads the inbox of; flow control has reached `a`, and its queue is full.

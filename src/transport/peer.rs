@@ -219,45 +219,149 @@ fn count_lost(refusals: &Refusals, frames: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use quinn::{Endpoint, RecvStream};
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::ids::{Life, NodeId, Session, Term};
+    use crate::ids::{Life, LogId, LogIndex, NodeId, ReadPos, Session, Term};
     use crate::metrics::Metrics;
-    use crate::raft::message::ReadIndex;
+    use crate::raft::entry::{Entry, Payload, SnapshotId};
+    use crate::raft::message::{AppendEntries, Beat, ReadIndex, SnapshotChunk};
+    use crate::time::Instant;
     use crate::transport::credentials::Credentials;
+    use crate::transport::frame::Source;
     use crate::transport::identity::Subject;
     use crate::transport::link::Dialer;
-    use crate::transport::socket::{RAFT, client_config, dial_only};
+    use crate::transport::socket::{RAFT, client_config, dial_only, listen};
 
-    fn dialer() -> Arc<Dialer> {
+    /// No wait is longer.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    /// A piece of a snapshot, and what one append carries at most.
+    const PIECE_BYTES: usize = 256 * 1024;
+
+    /// Nodes 1 and 2 of one cluster.
+    fn two_nodes() -> [Credentials; 2] {
         let dir = tempfile::tempdir().unwrap();
         crate::certs::init("orders", dir.path()).unwrap();
-        let files = crate::certs::issue(dir.path(), &Subject::Node(NodeId(1)), dir.path(), &[]).unwrap();
-        let ca = dir.path().join("ca.pem");
-        let credentials = Credentials::load(&ca, &files.certificate, &files.key).unwrap();
+        [1, 2].map(|id| {
+            let subject = Subject::Node(NodeId(id));
+            let files = crate::certs::issue(dir.path(), &subject, dir.path(), &[]).unwrap();
+            Credentials::load(&dir.path().join("ca.pem"), &files.certificate, &files.key).unwrap()
+        })
+    }
+
+    fn dialer(credentials: &Credentials) -> Arc<Dialer> {
         Arc::new(Dialer {
-            endpoint: dial_only(&RAFT, &credentials).unwrap(),
-            config: client_config(&RAFT, &credentials).unwrap(),
+            endpoint: dial_only(&RAFT, credentials).unwrap(),
+            config: client_config(&RAFT, credentials).unwrap(),
             cluster: "orders".to_owned(),
             refusals: Arc::new(Refusals::new(Metrics::new(), RAFT.name)),
         })
     }
 
+    /// What node 1 sends to node 2 at `address`.
+    fn peer(credentials: &Credentials, address: String) -> Peer {
+        let dialer = dialer(credentials);
+        let refusals = Arc::clone(&dialer.refusals);
+        Peer::start(Link::open(dialer, NodeId(2), address), None, refusals)
+    }
+
+    fn message(body: Body) -> Message {
+        let (from, to) = (NodeId(1), NodeId(2));
+        Message { from, to, term: Term(1), life: Life::default(), session: Session::ZERO, body }
+    }
+
+    fn append(entries: Vec<Entry>) -> Message {
+        let beat = Beat { sent_at: Instant::ZERO, read_pos: ReadPos::ZERO };
+        let (prev_log, leader_commit, known) = (LogId::ZERO, LogIndex::ZERO, Vec::new());
+        message(Body::AppendEntries(AppendEntries { prev_log, entries, leader_commit, beat, known }))
+    }
+
+    fn piece() -> Message {
+        let id = SnapshotId { last: LogId::ZERO, digest: [0; 32] };
+        let bytes = Bytes::from(vec![7; PIECE_BYTES]);
+        message(Body::SnapshotChunk(SnapshotChunk { id, offset: 0, checksum: 0, bytes }))
+    }
+
+    async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+        timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+    }
+
+    /// Whoever is dialled takes everything, but of a stream with pieces of a snapshot no more than the first.
+    async fn hear(listener: Endpoint, heard: UnboundedSender<Message>) {
+        let connection = listener.accept().await.expect("a dialling peer").await.unwrap();
+        while let Ok(stream) = connection.accept_uni().await {
+            tokio::spawn(take_until_a_piece(stream, heard.clone()));
+        }
+    }
+
+    async fn take_until_a_piece(mut stream: RecvStream, heard: UnboundedSender<Message>) {
+        stream.read_exact(&mut [0]).await.unwrap();
+        let mut source = Source::new(stream, CLOSED);
+        while let Ok(Some(payload)) = source.frame(codec::FRAME_MAX_BYTES).await {
+            let message = codec::decode(&payload).unwrap();
+            if matches!(message.body, Body::SnapshotChunk(_)) {
+                return pending().await;
+            }
+            let _ = heard.send(message);
+        }
+    }
+
+    /// Sends pieces until the peer's flow control lets no more of them through.
+    async fn send_until_blocked(peer: &Peer) {
+        let mut link = peer.link().watch();
+        let connection = link.wait_for(Option::is_some).await.unwrap().clone().expect("it is up");
+        let blocked = || {
+            let sent = connection.stats().frame_tx;
+            sent.stream_data_blocked + sent.data_blocked
+        };
+        while blocked() == 0 {
+            peer.send(&piece());
+            yield_now().await;
+        }
+    }
+
+    async fn both(heard: &mut UnboundedReceiver<Message>) -> [Message; 2] {
+        [heard.recv().await.unwrap(), heard.recv().await.unwrap()]
+    }
+
+    /// T3. A follower's disk may be slow, and then it takes no pieces; to the leader it is a follower all the same. So
+    /// they have a stream of their own, and a connection's window has room beside that of a stream.
+    #[tokio::test]
+    async fn a_snapshot_that_nobody_takes_holds_neither_heartbeats_nor_appends_back() {
+        let [ours, theirs] = two_nodes();
+        let listener = listen(&RAFT, &theirs, "127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let peer = peer(&ours, listener.local_addr().unwrap().to_string());
+        let (sender, mut heard) = unbounded_channel();
+        tokio::spawn(hear(listener, sender));
+        within("a full window", send_until_blocked(&peer)).await;
+
+        let (id, payload) = (LogId::new(Term(1), LogIndex(1)), Bytes::from(vec![7; PIECE_BYTES]));
+        let append_entries = append(vec![Entry { id, payload: Payload::Command(payload) }]);
+        let heartbeat = append(Vec::new());
+        // More than any window.
+        for _ in 0..2 * RAFT.receive_window as usize / PIECE_BYTES {
+            peer.send(&append_entries);
+            peer.send(&heartbeat);
+            let heard = within("an append and a heartbeat", both(&mut heard)).await;
+            assert!(heard.contains(&append_entries) && heard.contains(&heartbeat));
+        }
+    }
+
     #[tokio::test]
     #[should_panic(expected = "a writer to 2 has ended")]
     async fn a_writer_that_ended_by_itself_is_no_silence() {
-        let dialer = dialer();
-        let refusals = Arc::clone(&dialer.refusals);
-        let peer = Peer::start(Link::open(dialer, NodeId(2), "127.0.0.1:9".to_owned()), None, refusals);
-        let (from, to, body) = (NodeId(1), NodeId(2), Body::ReadIndex(ReadIndex { id: 1 }));
-        let message =
-            Message { from, to, term: Term(1), life: Life::default(), session: Session::ZERO, body };
-        peer.send(&message);
+        let [ours, _] = two_nodes();
+        let peer = peer(&ours, "127.0.0.1:9".to_owned());
+        let question = message(Body::ReadIndex(ReadIndex { id: 1 }));
+        peer.send(&question);
         peer.writers[1].abort();
         for _ in 0..100 {
             yield_now().await;
         }
-        peer.send(&message);
+        peer.send(&question);
     }
 }
