@@ -5,15 +5,19 @@
 //! the wrong place is better than none.
 //!
 //! It must not flap. So a candidate must have been caught up and in contact without a break for as long
-//! as many elections would take; a leader in the preferred zone hands over to nobody; and each attempt
+//! as many elections would take, all in one life: a process that starts again at once is missed by nobody, and would be
+//! lost as a leader all the same. A leader in the preferred zone hands over to nobody; and each attempt
 //! doubles the pause before the next, so that a node which takes leadership and loses it again gets it ever more
 //! rarely. The pause is forgotten when no attempt was needed for ten times as long.
 //!
-//! Pure: it is told what is to be seen, and says to whom to hand over.
+//! Pure: it is told the time, looks at the node's heart, and says to whom to hand over. The real loop and the
+//! simulated wide-area network ask it in the same way.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
-use crate::ids::NodeId;
+use crate::driver::cycle::Cycle;
+use crate::ids::{Life, NodeId};
 use crate::raft::config::Config;
 use crate::raft::effect::RoleKind;
 use crate::raft::view::{PeerView, View};
@@ -34,7 +38,8 @@ pub struct Preference {
     stable_for: Duration,
     /// How old an answer may be to count as contact.
     contact: Duration,
-    ready_since: BTreeMap<NodeId, Instant>,
+    /// Who is ready, since when, and in which life.
+    ready: BTreeMap<NodeId, (Instant, Option<Life>)>,
     pause: Duration,
     not_before: Instant,
     look_again: Instant,
@@ -48,24 +53,26 @@ impl Preference {
             zone,
             stable_for,
             contact: config.election_timeout_min,
-            ready_since: BTreeMap::new(),
+            ready: BTreeMap::new(),
             pause: stable_for,
             not_before: Instant::ZERO,
             look_again: Instant::ZERO,
         }
     }
 
-    /// Whether it is time to look again. Contact can't be judged more often than answers come.
-    pub fn is_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.look_again;
-        if due {
-            self.look_again = now + self.contact / 2;
+    /// Whom to hand over to now, if to anybody; asked in every turn of the loop. What becomes of the attempt is
+    /// seen at a later look.
+    pub fn look(&mut self, now: Instant, cycle: &Cycle) -> Option<NodeId> {
+        if now < self.look_again {
+            return None;
         }
-        due
+        // Contact can't be judged more often than answers come.
+        self.look_again = now + self.contact / 2;
+        let machine = cycle.machine().read().unwrap_or_else(PoisonError::into_inner);
+        self.turn(now, &cycle.view(), |node| machine.member(node)?.zone.as_deref())
     }
 
-    /// Whom to hand over to now, if to anybody.
-    pub fn turn<'z>(
+    fn turn<'z>(
         &mut self,
         now: Instant,
         view: &View,
@@ -74,7 +81,7 @@ impl Preference {
         let is_wanted = |node: NodeId| zone_of(node) == Some(self.zone.as_str());
         let settled = view.role == RoleKind::Leader && view.fence.is_some() && !view.membership.is_joint();
         if !settled || is_wanted(view.id) {
-            self.ready_since.clear();
+            self.ready.clear();
             return None;
         }
         let is_ready = |peer: &PeerView| {
@@ -82,17 +89,17 @@ impl Preference {
             let caught_up = view.last_log.index.0.saturating_sub(peer.match_index.0) <= CAUGHT_UP;
             view.membership.is_voter(peer.id) && is_wanted(peer.id) && in_contact && caught_up
         };
-        let ready: Vec<NodeId> =
-            view.peers.iter().filter(|peer| is_ready(peer)).map(|peer| peer.id).collect();
-        self.ready_since.retain(|node, _| ready.contains(node));
-        ready.into_iter().for_each(|node| {
-            self.ready_since.entry(node).or_insert(now);
-        });
+        let ready = view.peers.iter().filter(|peer| is_ready(peer));
+        let ready: BTreeMap<NodeId, Option<Life>> = ready.map(|peer| (peer.id, peer.life)).collect();
+        self.ready.retain(|node, (_, life)| ready.get(node) == Some(life));
+        for (node, life) in ready {
+            self.ready.entry(node).or_insert((now, life));
+        }
         if now < self.not_before {
             return None;
         }
-        let best = self.ready_since.iter().min_by_key(|(node, since)| (**since, **node));
-        let (to, _) = best.filter(|(_, since)| now.since(**since) >= self.stable_for)?;
+        let best = self.ready.iter().min_by_key(|(node, (since, _))| (*since, **node));
+        let (to, _) = best.filter(|(_, (since, _))| now.since(*since) >= self.stable_for)?;
         let to = *to;
         self.attempted(now);
         Some(to)
@@ -103,7 +110,7 @@ impl Preference {
         self.pause = if forgotten { self.stable_for } else { self.pause * 2 };
         self.pause = self.pause.min(self.stable_for * LONGEST_PAUSE);
         self.not_before = now + self.pause;
-        self.ready_since.clear();
+        self.ready.clear();
     }
 }
 
@@ -188,6 +195,22 @@ mod tests {
         let late = start + Duration::from_secs(5);
         let silent = view(1, late.before(Duration::from_millis(150)), 0);
         assert_eq!(preference.turn(late, &silent, zone_of), None);
+        assert!(moves(&mut preference, late, Duration::from_secs(5), 0).is_empty());
+    }
+
+    /// Its last answer is not old, but it is of another life.
+    #[test]
+    fn a_start_begins_the_wait_anew() {
+        let mut preference = preference();
+        let start = Instant::from_millis(1000);
+        assert!(moves(&mut preference, start, Duration::from_secs(5), 0).is_empty());
+        let late = start + Duration::from_secs(5);
+        let mut restarted = view(1, late, 0);
+        restarted
+            .peers
+            .iter_mut()
+            .for_each(|peer| peer.life = Some(Life { incarnation: peer.id.0, boot: 2 }));
+        assert_eq!(preference.turn(late, &restarted, zone_of), None);
         assert!(moves(&mut preference, late, Duration::from_secs(5), 0).is_empty());
     }
 

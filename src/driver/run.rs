@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -303,17 +303,10 @@ impl Loop {
         }
     }
 
-    /// Leadership goes to the preferred zone. What becomes of the attempt is seen at the next look.
+    /// Leadership goes to the preferred zone. Nobody waits for the answer.
     fn prefer(&mut self, now: Instant) {
-        let Some(preference) = &mut self.preference else { return };
-        if !preference.is_due(now) {
-            return;
-        }
-        let view = self.cycle.view();
-        let machine = self.cycle.machine().read().unwrap_or_else(PoisonError::into_inner);
-        let to = preference.turn(now, &view, |node| machine.member(node)?.zone.as_deref());
-        drop(machine);
-        let Some(to) = to else { return };
+        let wanted = self.preference.as_mut().and_then(|preference| preference.look(now, &self.cycle));
+        let Some(to) = wanted else { return };
         tracing::info!(%to, "leadership is handed over to the preferred zone");
         let (reply, _) = oneshot::channel();
         if let Some(ticket) = self.pending.register(Caller::Transfer(reply)) {
