@@ -8,6 +8,7 @@
 //! | `full_disk` | nodes whose data directory lies on a file system that gets full |
 //! | `long_log` | a node that has much to apply when it starts again |
 //! | `membership` | members that come, go, are replaced and move under load |
+//! | `preference` | a leader in the preferred zone, and a node there that comes and goes |
 //! | `snapshot` | a log that is compacted, and a node that was away for longer than it reaches back |
 //! | `stale` | nodes whose picture of the members is out of date, or that know no more than names |
 //! | `told` | writes, and whether what landed is what their clients were told |
@@ -24,6 +25,7 @@ mod full_disk;
 mod ledger;
 mod long_log;
 mod membership;
+mod preference;
 mod snapshot;
 mod stale;
 mod told;

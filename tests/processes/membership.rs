@@ -75,7 +75,7 @@ fn wait_for_writes(cluster: &Cluster) {
     wait::until("more writes", SETTLE_LIMIT, || (cluster.ledger.len() >= enough).then_some(()));
 }
 
-fn commits_of(cluster: &Cluster) -> Vec<Commit> {
+pub fn commits_of(cluster: &Cluster) -> Vec<Commit> {
     let commit = |entry: Entry| {
         let Entry { seq, term, node, body, at } = entry;
         Commit { seq, term, node, body, at_ns: at.as_nanos() as u64 }
