@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use crate::driver::cycle::Cycle;
-use crate::ids::{Life, NodeId};
+use crate::ids::{Life, LogIndex, NodeId};
 use crate::raft::config::Config;
 use crate::raft::effect::RoleKind;
 use crate::raft::view::{PeerView, View};
@@ -25,7 +25,7 @@ use crate::time::{Duration, Instant};
 
 /// How many of the longest election timeouts a candidate must have been ready for.
 const STABLE_FOR: u32 = 20;
-/// How many entries it may be behind: what is on its way.
+/// How many entries it may be behind in any case: they are sent in no time.
 const CAUGHT_UP: u64 = 64;
 /// The longest pause, in the shortest ones.
 const LONGEST_PAUSE: u32 = 64;
@@ -38,6 +38,8 @@ pub struct Preference {
     stable_for: Duration,
     /// How old an answer may be to count as contact.
     contact: Duration,
+    /// The end of the log at the last look as a leader.
+    seen: Option<LogIndex>,
     /// Who is ready, since when, and in which life.
     ready: BTreeMap<NodeId, (Instant, Option<Life>)>,
     pause: Duration,
@@ -53,6 +55,7 @@ impl Preference {
             zone,
             stable_for,
             contact: config.election_timeout_min,
+            seen: None,
             ready: BTreeMap::new(),
             pause: stable_for,
             not_before: Instant::ZERO,
@@ -81,13 +84,18 @@ impl Preference {
         let is_wanted = |node: NodeId| zone_of(node) == Some(self.zone.as_str());
         let settled = view.role == RoleKind::Leader && view.fence.is_some() && !view.membership.is_joint();
         if !settled || is_wanted(view.id) {
+            self.seen = None;
             self.ready.clear();
             return None;
         }
+        // What was appended since the last look may be on its way, however much that is: under load, and with a long
+        // round trip, more is than `CAUGHT_UP`.
+        let last = view.last_log.index;
+        let needed = self.seen.replace(last).unwrap_or(last).min(LogIndex(last.0.saturating_sub(CAUGHT_UP)));
         let is_ready = |peer: &PeerView| {
             let in_contact = peer.last_contact.is_some_and(|at| now.since(at) < self.contact);
-            let caught_up = view.last_log.index.0.saturating_sub(peer.match_index.0) <= CAUGHT_UP;
-            view.membership.is_voter(peer.id) && is_wanted(peer.id) && in_contact && caught_up
+            let is_caught_up = peer.match_index >= needed;
+            view.membership.is_voter(peer.id) && is_wanted(peer.id) && in_contact && is_caught_up
         };
         let ready = view.peers.iter().filter(|peer| is_ready(peer));
         let ready: BTreeMap<NodeId, Option<Life>> = ready.map(|peer| (peer.id, peer.life)).collect();
@@ -126,14 +134,16 @@ mod tests {
         ["", "us", "eu", "eu"].get(node.0 as usize).copied()
     }
 
-    /// Node `leader` of three leads; the others have answered at `now` and lack `behind` entries.
+    /// Node `leader` of three leads, whose log grows by an entry each millisecond; the others have answered at
+    /// `now` and lack `behind` entries.
     fn view(leader: u64, now: Instant, behind: u64) -> View {
         let others = (1..=3).filter(|id| *id != leader);
+        let last = now.since(Instant::ZERO).as_millis() as u64;
         let peer = |id| PeerView {
             id: NodeId(id),
             life: None,
-            match_index: LogIndex(1000 - behind),
-            next_index: LogIndex(1001 - behind),
+            match_index: LogIndex(last - behind),
+            next_index: LogIndex(last + 1),
             last_contact: Some(now),
             commit_index: LogIndex(1),
             last_applied: LogIndex(1),
@@ -143,11 +153,11 @@ mod tests {
             role: RoleKind::Leader,
             term: Term(1),
             leader: Some(NodeId(leader)),
-            last_log: LogId::new(Term(1), LogIndex(1000)),
+            last_log: LogId::new(Term(1), LogIndex(last)),
             log_base: LogId::ZERO,
             snapshot: None,
-            commit_index: LogIndex(1000),
-            last_applied: LogIndex(1000),
+            commit_index: LogIndex(last),
+            last_applied: LogIndex(last),
             membership: Membership::of_voters((1..=3).map(NodeId)),
             fence: Some(Term(1)),
             lease_until: Some(now),
@@ -181,10 +191,13 @@ mod tests {
         assert_eq!(moved, [Duration::from_secs(6)]);
     }
 
+    /// Looks are `STEP` apart, in which the log grows by 75 entries.
     #[test]
-    fn nobody_gets_it_who_is_behind() {
-        let moved = moves(&mut preference(), Instant::from_millis(1000), Duration::from_secs(60), 65);
+    fn nobody_gets_it_who_lacks_more_than_came_since_the_last_look() {
+        let moved = moves(&mut preference(), Instant::from_millis(1000), Duration::from_secs(60), 76);
         assert!(moved.is_empty(), "{moved:?}");
+        let moved = moves(&mut preference(), Instant::from_millis(1000), Duration::from_secs(7), 75);
+        assert_eq!(moved.len(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ const ONE_EACH: Placement = PLACEMENTS[1];
 /// Nodes 3 and 4 are in `us`; leadership begins with node 1, in `eu`.
 const TWO_AND_TWO: Placement = PLACEMENTS[3];
 const IN_US: NodeId = NodeId(2);
+const IN_ASIA: NodeId = NodeId(3);
 
 /// How long a node must have been ready: twenty of the longest election timeouts.
 fn wait() -> Duration {
@@ -72,6 +73,14 @@ fn leadership_goes_to_the_preferred_zone_once_and_stays() {
             assert_eq!((leaders(&world), world.handovers.len()), (vec![to], 1), "{what}");
         }
     }
+}
+
+/// Three hundred and more entries are on their way to it at any moment.
+#[test]
+fn leadership_goes_to_the_preferred_zone_under_load_too() {
+    let mut world = settled(&ONE_EACH, Region::Asia, 1);
+    world.load(Duration::from_millis(1), wait() + 10 * SECOND);
+    assert_eq!((leaders(&world), world.in_office()), (vec![IN_ASIA], Some(IN_ASIA)));
 }
 
 /// How a node comes and goes.

@@ -295,6 +295,17 @@ impl<'p> World<'p> {
         self.now.since(asked)
     }
 
+    /// Writes this often through the leader, for so long.
+    pub fn load(&mut self, every: Duration, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            if let Some(leader) = self.in_office() {
+                self.ask(leader);
+            }
+            self.run_for(every);
+        }
+    }
+
     /// Asks every node that runs for a write, and lets a moment pass.
     fn ask_everybody(&mut self) {
         let all: Vec<NodeId> = self.processes.keys().copied().collect();

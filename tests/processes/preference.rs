@@ -61,6 +61,12 @@ fn wait_arrived(cluster: &Cluster, mut before: Leader) -> (Leader, u64) {
     (before, term)
 }
 
+/// How often a leader said that it hands over.
+fn handovers(cluster: &Cluster) -> u64 {
+    let said = |id| cluster.log_of(id).matches("leadership is handed over to the preferred zone").count();
+    cluster.ids().into_iter().map(said).sum::<usize>() as u64
+}
+
 /// Lets the wanted node come and go; answers how often it was there for long enough to be handed leadership.
 fn flap(cluster: &mut Cluster, started: &mut Instant) -> u64 {
     let mut chances = 0;
@@ -105,11 +111,14 @@ fn leadership_goes_to_the_preferred_zone_and_not_to_a_node_that_comes_and_goes()
     let stormy = crowd(&cluster, "stormy");
     let before = cluster.leader();
     assert_eq!(before.id, WANTED, "a follower's restart moves nothing");
+    assert_eq!(handovers(&cluster), 1);
     let chances = flap(&mut cluster, &mut started);
     let after = cluster.leader();
     // One election when it went for the first time.
     let most = 1 + 2 * chances + SPARE_TERMS;
     assert!(after.term - before.term <= most, "{before:?}, then {after:?}: more than {most} terms");
+    let more = handovers(&cluster) - 1;
+    assert!(more <= chances, "{more} hand-overs, and only {chances} times it was there for {READY_FOR:?}");
 
     if after.id != WANTED {
         let (before, term) = wait_arrived(&cluster, after);
