@@ -28,6 +28,7 @@
 //! | `job` | one request as every attempt sees it, and how an attempt ends |
 //! | `lead` | the leader's side: gate, connection, stamp, gate, send |
 //! | `forward`, `ingress`, `wirehead` | the two ends of the hop |
+//! | `farewell` | whom the hop knows: the members, and those who have just left |
 //! | `hop_api` | API calls over the same hop |
 //! | `gates`, `gatekeeper`, `raise` | who turns the gates, and when |
 //! | `pool`, `upstream`, `ledger` | connections to backends, and what they were sent |
@@ -39,6 +40,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod farewell;
 pub mod fields;
 pub mod forward;
 pub mod gatekeeper;

@@ -9,12 +9,14 @@ use std::thread::JoinHandle;
 use http::header::HeaderValue;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::time::{Instant as Deadline, sleep_until};
 
 use crate::driver::handle::Handle;
 use crate::hop::client::{HopClient, HopConfig};
 use crate::hop::server::HopServer;
 use crate::ids::NodeId;
 use crate::metrics::{Metrics, RouteLabel};
+use crate::proxy::farewell::Farewell;
 use crate::proxy::forward::Forwarder;
 use crate::proxy::gatekeeper::{Gatekeeper, Guarded};
 use crate::proxy::gates::GateBoard;
@@ -388,16 +390,32 @@ impl Shared {
     }
 }
 
-/// Tells the hop of every change of the membership. Never ends.
+/// Tells the hop of every change of the membership, and lets those who leave go a while later. Never ends.
 async fn follow_members(
     mut members: watch::Receiver<BTreeMap<NodeId, String>>,
     hop: HopClient,
     server: Arc<HopServer>,
 ) {
-    while members.changed().await.is_ok() {
-        let now = members.borrow_and_update().clone();
-        server.set_members(&now);
-        hop.set_members(now);
+    // Not marked as seen: the hop may have been opened before the last change.
+    let mut farewell = Farewell::new(members.borrow().clone());
+    loop {
+        let forgets = farewell.next();
+        let forgotten = async {
+            match forgets {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let goes_on = tokio::select! {
+            changed = members.changed() => changed.is_ok(),
+            () = forgotten => true,
+        };
+        if !goes_on {
+            break;
+        }
+        let known = farewell.known(&members.borrow_and_update(), Deadline::now());
+        server.set_members(&known);
+        hop.set_members(known);
     }
     std::future::pending().await
 }
