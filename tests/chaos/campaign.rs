@@ -6,11 +6,10 @@ use std::time::Duration;
 use crate::faults::{Fault, wait_for_writes};
 use crate::support::client::{Crowd, Habits};
 use crate::support::cluster::{Cluster, Plan};
-use crate::support::ledger::Entry;
 use crate::support::number_from_env;
 use crate::support::placement::Placement;
 use crate::support::stats::print_table;
-use crate::support::verdict::{Commit, Outcome, Verdict, Write, check};
+use crate::support::verdict::{Outcome, Verdict, Write, check};
 use crate::{machine, namespaces_work, row};
 
 /// Six for each of three nodes. Most of them rest at any moment: those with a write in flight when a
@@ -71,6 +70,22 @@ fn a_mute_leader_gives_way() {
 #[test]
 fn an_isolated_follower_disturbs_nothing() {
     run_short(Fault::IsolateFollower);
+}
+
+#[test]
+fn what_comes_back_after_the_kill_of_all_goes_on_in_a_higher_term() {
+    run_short(Fault::KillAll);
+}
+
+#[test]
+fn a_rolling_restart_loses_nothing() {
+    run_short(Fault::RollingRestart);
+}
+
+#[test]
+fn members_come_and_go_and_nothing_is_lost() {
+    run_short(Fault::AddAndRemove);
+    run_short(Fault::ReplaceAndReturn);
 }
 
 /// The control: with no guard in front of the backend, the same fault must let stale writes through, and the
@@ -136,7 +151,7 @@ fn run_at(fault: Fault, rounds: usize, plan: Plan) -> Summary {
 }
 
 fn sum_up(fault: Fault, rounds: usize, writes: &[Write], mut cluster: Cluster) -> Summary {
-    let commits = commits_of(&cluster);
+    let commits = cluster.ledger.commits();
     let verdict = check(writes, &commits);
     for finding in verdict.findings.iter().take(SHOWN_FINDINGS) {
         println!("FOUND {finding:?}");
@@ -148,15 +163,6 @@ fn sum_up(fault: Fault, rounds: usize, writes: &[Write], mut cluster: Cluster) -
     let terms: BTreeSet<u64> = commits.iter().map(|commit| commit.term).collect();
     let leader_changes = terms.len().saturating_sub(1);
     Summary { fault, rounds, verdict, leader_changes, longest_gap: longest_gap(writes) }
-}
-
-/// The backend's record in the checker's words.
-pub fn commits_of(cluster: &Cluster) -> Vec<Commit> {
-    let commit = |entry: Entry| {
-        let Entry { seq, term, node, body, at } = entry;
-        Commit { seq, term, node, body, at_ns: at.as_nanos() as u64 }
-    };
-    cluster.ledger.entries().into_iter().map(commit).collect()
 }
 
 /// The longest time in which no write at all was acknowledged.

@@ -1,10 +1,11 @@
 //! The faults, one by one. Each is done to the leader of a running cluster under load, lasts until the
-//! others have taken over and written, and is undone.
+//! others have taken over and written, and is undone. What an operator does with nodes and members is in `changes`.
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::changes;
 use crate::support::cluster::{Cluster, Leader, SETTLE_LIMIT};
 use crate::support::netns::Network;
 use crate::support::wait;
@@ -34,10 +35,26 @@ pub enum Fault {
     MuteLeader,
     /// A follower is cut off from the others; the majority goes on.
     IsolateFollower,
+    /// SIGKILL to all nodes at once, then a restart of all.
+    KillAll,
+    /// Each node in turn is asked to end, ends, and is started again.
+    RollingRestart,
+    /// A member is added, leads, and is removed.
+    AddAndRemove,
+    /// SIGKILL to the leader; another takes its place, and it comes back with an empty disk and takes that one's.
+    ReplaceAndReturn,
 }
 
 impl Fault {
-    pub const ON_LOOPBACK: [Self; 3] = [Self::Kill, Self::Stop, Self::StopBeforeSend];
+    pub const ON_LOOPBACK: [Self; 7] = [
+        Self::Kill,
+        Self::Stop,
+        Self::StopBeforeSend,
+        Self::KillAll,
+        Self::RollingRestart,
+        Self::AddAndRemove,
+        Self::ReplaceAndReturn,
+    ];
     pub const IN_NAMESPACES: [Self; 4] =
         [Self::IsolateLeader, Self::DeafLeader, Self::MuteLeader, Self::IsolateFollower];
 
@@ -51,6 +68,10 @@ impl Fault {
             Self::DeafLeader => "leader deaf (one-way)",
             Self::MuteLeader => "leader mute (one-way)",
             Self::IsolateFollower => "follower isolated",
+            Self::KillAll => "all SIGKILL",
+            Self::RollingRestart => "rolling restart",
+            Self::AddAndRemove => "member added, leads, removed",
+            Self::ReplaceAndReturn => "leader replaced, back with empty disk",
         }
     }
 
@@ -63,6 +84,10 @@ impl Fault {
             Self::StopBeforeSend => stop_before_send(cluster, &leader),
             Self::IsolateLeader | Self::DeafLeader | Self::MuteLeader => cut_leader(self, cluster, &leader),
             Self::IsolateFollower => isolate_follower(cluster, &leader),
+            Self::KillAll => kill_all(cluster, &leader),
+            Self::RollingRestart => changes::restart_one_by_one(cluster),
+            Self::AddAndRemove => changes::add_and_remove(cluster, &leader),
+            Self::ReplaceAndReturn => changes::replace_and_return(cluster, &leader),
         }
     }
 }
@@ -71,6 +96,13 @@ fn kill(cluster: &mut Cluster, leader: &Leader) {
     cluster.kill_node(leader.id);
     wait_taken_over(cluster, leader);
     cluster.start_node(leader.id);
+}
+
+fn kill_all(cluster: &mut Cluster, leader: &Leader) {
+    let all = running(cluster);
+    cluster.kill_nodes(&all);
+    cluster.start_all_nodes();
+    wait_taken_over(cluster, leader);
 }
 
 fn stop(cluster: &Cluster, leader: &Leader) {
@@ -122,6 +154,11 @@ fn isolate_follower(cluster: &Cluster, leader: &Leader) {
 
 fn network_of(cluster: &Cluster) -> &Network {
     cluster.placement().network().expect("this fault needs namespaces")
+}
+
+/// The nodes that run: all members, while nothing is wrong.
+pub fn running(cluster: &Cluster) -> Vec<u64> {
+    cluster.nodes.iter().filter(|node| node.is_running()).map(|node| node.id).collect()
 }
 
 /// Another term than the old leader's has written a little.

@@ -1,17 +1,19 @@
 //! The harness itself: a fault that does not happen, or a record that is not kept, would pass every
 //! campaign.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::namespaces_work;
 use crate::support::client::{Crowd, Habits, read_outcome};
+use crate::support::ends::{End, Unknown, unexplained};
 use crate::support::http::{Answer, Connection, request};
 use crate::support::ledger::Ledger;
 use crate::support::netns::Network;
 use crate::support::placement::Placement;
 use crate::support::verdict::Outcome;
+use crate::support::wait;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -76,6 +78,38 @@ fn clients_note_every_write_also_those_that_went_nowhere() {
     let writes = crowd.finish();
     assert!(writes.len() >= 2);
     assert!(writes.iter().all(|w| matches!(w.outcome, Outcome::NotApplied(_))), "{writes:?}");
+}
+
+/// Without it every client of a killed node would be in doubt some time later, with nothing under way.
+#[test]
+fn a_kept_connection_that_the_server_closed_is_seen_before_anything_is_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = listener.local_addr().expect("an address");
+    let connection = Connection::open(at, LIMIT).expect("it listens");
+    let (server, _) = listener.accept().expect("a connection");
+    assert!(!connection.is_closed());
+    drop(server);
+    wait::until("the end of the connection", LIMIT, || connection.is_closed().then_some(()));
+}
+
+#[test]
+fn an_unknown_outcome_is_explained_by_an_end_that_it_spans_and_by_no_other() {
+    let ms = Duration::from_millis;
+    let follower = End { node: 1, from: ms(100), to: ms(110), followed_until: None };
+    let leader = End { node: 2, from: ms(200), to: ms(210), followed_until: Some(ms(500)) };
+    let ends = [follower, leader];
+    let is_explained = |asked, called, answered| {
+        let (called, answered) = (ms(called), ms(answered));
+        let unknown = Unknown { asked, is_entry: false, called, answered, what: String::new() };
+        unexplained(vec![unknown], &ends).is_empty()
+    };
+    assert!(is_explained(1, 90, 105) && is_explained(1, 105, 300));
+    assert!(!is_explained(1, 20, 99), "it was told before the end");
+    assert!(!is_explained(1, 111, 150), "it began after the end");
+    assert!(!is_explained(3, 90, 150), "the one that ended was not the leader");
+    assert!(is_explained(3, 190, 900) && is_explained(3, 400, 900) && is_explained(1, 400, 900));
+    assert!(!is_explained(2, 400, 900), "who is gone takes no request");
+    assert!(!is_explained(3, 501, 900), "nobody took it for the leader any more");
 }
 
 #[test]

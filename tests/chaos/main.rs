@@ -5,6 +5,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `faults` | the faults, one by one: how each is done to a running cluster and undone |
+//! | `changes` | restarts and changes of the members, done to a running cluster |
 //! | `campaign` | rounds of one fault under load, judged and summed up in a table |
 //! | `transfer` | planned handover under load: nothing may fail |
 //! | `harness` | the tools of these tests, tested |
@@ -19,6 +20,7 @@
 mod support;
 
 mod campaign;
+mod changes;
 mod faults;
 mod harness;
 mod minority;

@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::campaign::commits_of;
 use crate::faults::wait_for_writes;
 use crate::support::client::{Crowd, Habits, write_once};
 use crate::support::cluster::{Cluster, Leader, Plan, SETTLE_LIMIT};
@@ -110,7 +109,7 @@ fn cuts(rounds: usize) {
     let mut writes: Vec<Write> = Vec::new();
     for round in 0..rounds {
         let cut = cut_off_leader(&cluster, round);
-        let commits = commits_of(&cluster);
+        let commits = cluster.ledger.commits();
         let [admitted, early, late] = judge_writes(&cut);
         let (lease, gap) = (judge_claims(&cut), judge_order(&cut, &commits));
         rows.push(row![round, admitted, early, late, format!("{lease:.0?}"), format!("{gap:.0?}")]);
@@ -118,7 +117,7 @@ fn cuts(rounds: usize) {
         writes.push(write_noted(&cluster, cut.old.id, &format!("healed-{round}")));
     }
     print_table(&rows);
-    let verdict = check(&writes, &commits_of(&cluster));
+    let verdict = check(&writes, &cluster.ledger.commits());
     if !verdict.findings.is_empty() {
         println!("logs and records are kept in {}", cluster.keep_files().display());
     }

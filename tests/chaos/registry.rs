@@ -1,36 +1,27 @@
 //! What clients of the registry are told while the cluster breaks: every history must be linearizable, and decided.
 //!
 //! Eight clients put, compare and set, delete, list and read in every mode through all nodes; others write to the fenced
-//! resource. Afterwards the history is judged in three layers: by its witness, by a search for an order of
-//! each key, and at the resource.
+//! resource. At the end every key is read at each node. Then the history is judged in three layers: by its witness, by a
+//! search for an order of each key, and at the resource.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::campaign::commits_of;
-use crate::faults::{Fault, wait_for_writes, wait_taken_over};
-use crate::support::client::{Crowd, Habits};
+use crate::faults::{Fault, running, wait_taken_over};
 use crate::support::cluster::{Cluster, Plan, SETTLE_LIMIT};
 use crate::support::lin::Decision;
 use crate::support::lin::history::{Freshness, Op, Told, What};
-use crate::support::lin::judge::{Judgement, judge};
+use crate::support::load::{Account, Load};
+use crate::support::number_from_env;
 use crate::support::placement::Placement;
-use crate::support::registry::{self, RegistryCrowd};
+use crate::support::registry::RegistryCrowd;
 use crate::support::stats::print_table;
-use crate::support::verdict::{Verdict, check};
-use crate::support::{number_from_env, wait};
 use crate::{machine, namespaces_work, row};
 
-const CLIENTS: u64 = 8;
 const CLIENT_PAUSE: Duration = Duration::from_millis(2);
-/// Longer than a node holds a request, so that a client hears what the node decided.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(6);
-/// Writers to the fenced resource, and their pause.
-const WRITERS: usize = 6;
-const WRITER_PAUSE: Duration = Duration::from_millis(30);
-/// Operations that must end in health, before each fault and after the last.
+/// Operations that must be answered in health, before each fault and after the last.
 const OPS_BETWEEN: usize = 500;
 /// Lease reads that wait for a stopped leader: enough that some of them are taken up before it notices the time.
 const QUEUED_READS: u64 = 64;
@@ -46,8 +37,16 @@ enum Strike {
 }
 
 impl Strike {
-    const ON_LOOPBACK: [Self; 4] =
-        [Self::Fault(Fault::Kill), Self::Transfer, Self::Fault(Fault::Stop), Self::StopWithReads];
+    const ON_LOOPBACK: [Self; 8] = [
+        Self::Fault(Fault::Kill),
+        Self::Transfer,
+        Self::Fault(Fault::Stop),
+        Self::StopWithReads,
+        Self::Fault(Fault::KillAll),
+        Self::Fault(Fault::RollingRestart),
+        Self::Fault(Fault::AddAndRemove),
+        Self::Fault(Fault::ReplaceAndReturn),
+    ];
     const IN_NAMESPACES: [Self; 4] = [
         Self::Fault(Fault::IsolateLeader),
         Self::Fault(Fault::DeafLeader),
@@ -63,6 +62,13 @@ impl Strike {
         Self::StopWithReads,
         Self::Transfer,
         Self::StopWithReads,
+    ];
+    /// What changes who runs and who takes part.
+    const CHANGES: [Self; 4] = [
+        Self::Fault(Fault::KillAll),
+        Self::Fault(Fault::RollingRestart),
+        Self::Fault(Fault::AddAndRemove),
+        Self::Fault(Fault::ReplaceAndReturn),
     ];
 
     fn name(self) -> &'static str {
@@ -81,7 +87,8 @@ impl Strike {
         match self {
             Self::Fault(fault) => fault.strike(cluster),
             Self::Transfer => {
-                let asked = cluster.ids()[cluster.ledger.len() % cluster.ids().len()];
+                let running = running(cluster);
+                let asked = running[cluster.ledger.len() % running.len()];
                 let answer =
                     cluster.api(asked, "POST", "/leader/resign", b"{}").expect("an answer to resign");
                 assert_eq!(answer.status, 200, "resign at node {asked}: {}", answer.text());
@@ -91,8 +98,8 @@ impl Strike {
                 let process = cluster.at(leader.id).process();
                 process.signal(Signal::STOP);
                 wait_taken_over(cluster, &leader);
-                let readers =
-                    clients.queue_lease_reads(cluster.api_address(leader.id), QUEUED_READS, SETTLE_LIMIT);
+                let at = (leader.id, cluster.api_address(leader.id));
+                let readers = clients.queue_lease_reads(at, QUEUED_READS, SETTLE_LIMIT);
                 process.signal(Signal::CONT);
                 readers.into_iter().for_each(|reader| reader.join().expect("no reader panicked"));
             }
@@ -104,19 +111,12 @@ impl Strike {
 struct Summary {
     name: String,
     strikes: usize,
-    record: registry::Record,
-    judgement: Judgement,
-    resource: Verdict,
+    account: Account,
 }
 
 impl Summary {
-    fn holds(&self) -> bool {
-        let told = self.record.unstated.is_empty();
-        told && self.judgement.holds() && self.resource.findings.is_empty()
-    }
-
     fn count(&self, fits: impl Fn(&What) -> bool) -> usize {
-        self.record.ops.iter().filter(|op| fits(&op.what)).count()
+        self.account.record.ops.iter().filter(|op| fits(&op.what)).count()
     }
 }
 
@@ -125,9 +125,18 @@ fn registry_histories_under_faults_are_linearizable() {
     let works = namespaces_work();
     let strikes: Vec<Strike> =
         Strike::SHORT.into_iter().filter(|strike| works || !strike.needs_namespaces()).collect();
-    let summary = run("a few of each", &strikes);
+    expect_linearizable("a few of each", &strikes);
+}
+
+#[test]
+fn registry_histories_through_restarts_and_changes_of_the_members_are_linearizable() {
+    expect_linearizable("each change", &Strike::CHANGES);
+}
+
+fn expect_linearizable(name: &str, strikes: &[Strike]) {
+    let summary = run(name, strikes);
     print_summaries(std::slice::from_ref(&summary));
-    assert!(summary.holds(), "see the problems above");
+    assert!(summary.account.holds(), "see the problems above");
     assert_exercised(&summary);
 }
 
@@ -147,57 +156,24 @@ fn rounds_of_registry_histories() {
         summaries.push(run("all in turn", &mixed));
     }
     print_summaries(&summaries);
-    assert!(summaries.iter().all(Summary::holds), "see the problems above");
+    assert!(summaries.iter().all(|summary| summary.account.holds()), "see the problems above");
 }
 
 fn run(name: &str, strikes: &[Strike]) -> Summary {
     let _machine = machine();
-    let placement = if namespaces_work() { Placement::namespaces(3) } else { Placement::loopback() };
+    // One more than there are members, for one that comes and goes.
+    let placement = if namespaces_work() { Placement::namespaces(4) } else { Placement::loopback() };
     let mut cluster = Cluster::start(Plan { placement, ..Plan::new(3) });
-    let habits = Habits { nodes: cluster.proxies(), pause: WRITER_PAUSE, patience: CLIENT_PATIENCE };
-    let writers = Crowd::start(WRITERS, "w", &habits, cluster.start);
-    let apis = cluster.ids().into_iter().map(|id| cluster.api_address(id)).collect();
-    let habits = registry::Habits { apis, pause: CLIENT_PAUSE, patience: CLIENT_PATIENCE };
-    let clients = RegistryCrowd::start(CLIENTS, habits, cluster.start);
+    let load = Load::start(&cluster, CLIENT_PAUSE);
     for strike in strikes {
-        wait_for_ops(&clients, &cluster);
-        strike.happen(&mut cluster, &clients);
+        load.wait_for_more(&cluster, OPS_BETWEEN, 1);
+        strike.happen(&mut cluster, &load.clients);
         cluster.wait_whole();
     }
-    wait_for_ops(&clients, &cluster);
-    let (record, writes) = (clients.finish(), writers.finish());
-    let resource = check(&writes, &commits_of(&cluster));
-    let judgement = judge(&record.ops);
-    let summary = Summary { name: name.to_owned(), strikes: strikes.len(), record, judgement, resource };
-    tell_problems(&summary, &mut cluster);
-    summary
-}
-
-/// Waits until clients of both kinds have done something more.
-fn wait_for_ops(clients: &RegistryCrowd, cluster: &Cluster) {
-    let count = clients.len() + OPS_BETWEEN;
-    let what = format!("{count} operations on the registry");
-    wait::until(&what, SETTLE_LIMIT, || (clients.len() >= count).then_some(()));
-    wait_for_writes(cluster, cluster.ledger.len() + 1);
-}
-
-fn tell_problems(summary: &Summary, cluster: &mut Cluster) {
-    if summary.holds() {
-        return;
-    }
-    for unstated in &summary.record.unstated {
-        println!("FOUND an answer without an outcome: {unstated}");
-    }
-    for problem in summary.judgement.problems(&summary.record.ops) {
-        println!("FOUND {problem}");
-    }
-    for finding in &summary.resource.findings {
-        println!("FOUND layer 3: {finding:?}");
-    }
-    let lines: Vec<String> = summary.record.ops.iter().map(Op::to_string).collect();
-    let kept = cluster.keep_files();
-    std::fs::write(kept.join("registry-history.txt"), lines.join("\n")).expect("the history can be written");
-    println!("logs, records and registry-history.txt are kept in {}", kept.display());
+    load.wait_for_more(&cluster, OPS_BETWEEN, 1);
+    let account = load.finish(&cluster, &running(&cluster));
+    account.tell_problems(&mut cluster);
+    Summary { name: name.to_owned(), strikes: strikes.len(), account }
 }
 
 /// A run in which something never happened says nothing about it.
@@ -218,7 +194,7 @@ fn assert_exercised(summary: &Summary) {
     println!("{counts:?}");
     assert!(counts.iter().all(|(_, count)| *count > 0), "something never happened: {counts:?}");
     let terms: BTreeSet<u64> =
-        summary.record.ops.iter().filter_map(Op::place).map(|place| place.term).collect();
+        summary.account.record.ops.iter().filter_map(Op::place).map(|place| place.term).collect();
     assert!(terms.len() > summary.strikes, "a fault without a new leader: {terms:?}");
 }
 
@@ -238,7 +214,8 @@ fn print_summaries(summaries: &[Summary]) {
         "verdict",
     ]];
     for summary in summaries {
-        let Summary { name, strikes, record, judgement, resource } = summary;
+        let Summary { name, strikes, account } = summary;
+        let Account { record, judgement, resource, .. } = account;
         let unanswered = |what: &What| match what {
             What::Write(_) => false,
             What::Get(get) => get.told.is_none(),
@@ -263,7 +240,7 @@ fn print_summaries(summaries: &[Summary]) {
             in_order,
             judgement.most_steps(),
             format!("{}, {}", resource.acknowledged, resource.findings.len()),
-            if summary.holds() { "linearizable" } else { "FAILS" },
+            if account.holds() { "linearizable" } else { "FAILS" },
         ]);
     }
     print_table(&rows);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::campaign::commits_of;
 use crate::faults::wait_for_writes;
 use crate::support::client::{Crowd, Habits};
 use crate::support::cluster::{Cluster, Plan};
@@ -58,7 +57,7 @@ fn transfers(rounds: usize) {
 }
 
 fn report(cluster: &Cluster, writes: &[Write], calls: &[Duration], pauses: &[f64]) {
-    let verdict = check(writes, &commits_of(cluster));
+    let verdict = check(writes, &cluster.ledger.commits());
     let overlaps = |w: &&Write| {
         let (called, answered) = (Duration::from_nanos(w.called_ns), Duration::from_nanos(w.answered_ns));
         calls.iter().any(|at| called <= *at + WINDOW && answered >= *at)

@@ -1,127 +1,15 @@
-//! Members come, go, are replaced and move, while clients write.
-
-use std::process::{Command, Output};
-use std::time::Duration;
+//! Members come, go and move, and are told.
 
 use serde_json::Value;
 
 use crate::machine;
-use crate::support::client::{Crowd, Habits};
 use crate::support::cluster::{BEARER, Cluster, Plan, SETTLE_LIMIT};
-use crate::support::ledger::Entry;
-use crate::support::verdict::{Commit, check};
+use crate::support::member::{add_started, done, last_incarnation, member, roles, voters};
 use crate::support::{termgate, wait};
 use crate::told::write_until_landed;
 
-const CLIENTS: usize = 9;
-const CLIENT_PAUSE: Duration = Duration::from_millis(20);
-/// Longer than the nodes' hold time, so that a client hears what the node decided.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(4);
 /// A node that has been silent for several election timeouts is in no contact.
 const OUT_OF_CONTACT_MS: u64 = 3000;
-/// Writes that must pass between two changes.
-const WRITES_BETWEEN: usize = 30;
-
-/// `termgate member …` at the API of node `at`.
-fn member(cluster: &Cluster, at: u64, args: &[&str]) -> Output {
-    let api = format!("http://{}", cluster.api_address(at));
-    let token = BEARER.strip_prefix("Bearer ").expect("a bearer token");
-    let mut command = Command::new(termgate());
-    command.arg("member").args(args).args(["--api", &api]).env("TERMGATE_TOKEN", token);
-    command.output().expect("the binary can be started")
-}
-
-/// The same; it must succeed. Answers what it printed.
-#[track_caller]
-pub fn done(cluster: &Cluster, at: u64, args: &[&str]) -> String {
-    let output = member(cluster, at, args);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "member {args:?}: {said}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-pub fn add(cluster: &mut Cluster, at: u64, more: &[&str]) -> u64 {
-    let id = cluster.make_place();
-    cluster.equip(id);
-    cluster.start_node(id);
-    add_started(cluster, at, id, more);
-    id
-}
-
-pub fn add_started(cluster: &Cluster, at: u64, id: u64, more: &[&str]) {
-    let ([peer, proxy, api], id) = (cluster.addresses_of(id), id.to_string());
-    let mut args = vec!["add", "--id", &id, "--peer-address", &peer, "--proxy-address", &proxy];
-    args.extend(["--api-address", &api]);
-    args.extend(more);
-    done(cluster, at, &args);
-}
-
-/// Members and roles as node `at` hears them from the leader.
-pub fn roles(cluster: &Cluster, at: u64) -> Vec<(u64, String)> {
-    let list: Value = serde_json::from_str(&done(cluster, at, &["list", "--json"])).expect("JSON");
-    let members = list["members"].as_array().expect("members").iter();
-    members
-        .map(|m| (m["id"].as_u64().expect("an id"), m["role"].as_str().expect("a role").to_owned()))
-        .collect()
-}
-
-pub fn voters(ids: &[u64]) -> Vec<(u64, String)> {
-    ids.iter().map(|id| (*id, "voter".to_owned())).collect()
-}
-
-/// Waits for more writes to land.
-fn wait_for_writes(cluster: &Cluster) {
-    let enough = cluster.ledger.len() + WRITES_BETWEEN;
-    wait::until("more writes", SETTLE_LIMIT, || (cluster.ledger.len() >= enough).then_some(()));
-}
-
-pub fn commits_of(cluster: &Cluster) -> Vec<Commit> {
-    let commit = |entry: Entry| {
-        let Entry { seq, term, node, body, at } = entry;
-        Commit { seq, term, node, body, at_ns: at.as_nanos() as u64 }
-    };
-    cluster.ledger.entries().into_iter().map(commit).collect()
-}
-
-#[test]
-fn a_cluster_grows_loses_two_shrinks_and_replaces_every_node_and_no_write_is_lost() {
-    let _machine = machine();
-    let mut cluster = Cluster::start(Plan::new(3));
-    // The places of those that come later are known from the start, as clients know them.
-    let mut nodes = cluster.proxies();
-    for later in 4..=6 {
-        nodes.push((later, cluster.addresses_of(later)[1].parse().expect("an address")));
-    }
-    let habits = Habits { nodes, pause: CLIENT_PAUSE, patience: CLIENT_PATIENCE };
-    let crowd = Crowd::start(CLIENTS, "w", &habits, cluster.start);
-    wait_for_writes(&cluster);
-
-    assert_eq!([(); 2].map(|()| add(&mut cluster, 3, &["--voter", "--timeout", "30s"])), [4, 5]);
-    assert_eq!(roles(&cluster, 3), voters(&[1, 2, 3, 4, 5]));
-    wait_for_writes(&cluster);
-    cluster.kill_node(1);
-    cluster.kill_node(2);
-    wait_for_writes(&cluster);
-    done(&cluster, 3, &["remove", "1"]);
-    done(&cluster, 4, &["remove", "2"]);
-    assert_eq!(roles(&cluster, 5), voters(&[3, 4, 5]));
-    wait_for_writes(&cluster);
-    let new = add(&mut cluster, 4, &[]).to_string();
-    done(&cluster, 4, &["replace", "3", "--with", &new, "--wait", "--timeout", "30s"]);
-    let ended = cluster.wait_node_ended(3, SETTLE_LIMIT);
-    assert_eq!(ended.code(), Some(1));
-    assert!(cluster.log_of(3).contains("no member of the cluster"), "{}", cluster.log_of(3));
-    assert_eq!(roles(&cluster, 6), voters(&[4, 5, 6]));
-    wait_for_writes(&cluster);
-
-    let writes = crowd.finish();
-    let verdict = check(&writes, &commits_of(&cluster));
-    assert_eq!(verdict.findings, vec![]);
-    // Each client has one write at a time, and three times a node with writes on their way ended.
-    let unknown = verdict.unknown_applied + verdict.unknown_absent;
-    assert!(unknown <= 3 * CLIENTS, "{unknown} of {} writes are unknown", writes.len());
-    println!("{} acknowledged, {} not applied, {unknown} unknown", verdict.acknowledged, verdict.not_applied);
-}
 
 #[test]
 fn a_node_with_a_wiped_disk_is_refused_until_it_is_added_again() {
@@ -151,15 +39,6 @@ fn a_node_with_a_wiped_disk_is_refused_until_it_is_added_again() {
     done(&cluster, leader, &["promote", &id, "--wait", "--timeout", "30s"]);
     cluster.wait_whole();
     assert_eq!(roles(&cluster, wiped), voters(&[1, 2, 3]));
-}
-
-/// The incarnation that the node logged at its last start.
-pub fn last_incarnation(log: &str) -> String {
-    let plain: String = log.replace("\u{1b}[3m", "").replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
-    let after = plain.rsplit("incarnation=").next().expect("split gives one");
-    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
-    assert!(!digits.is_empty(), "no incarnation in {plain}");
-    digits
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::machine;
-use crate::membership::commits_of;
 use crate::support::client::{Crowd, Habits};
 use crate::support::cluster::{Cluster, Leader, Plan, SETTLE_LIMIT};
 use crate::support::verdict::{Outcome, Write, check};
@@ -127,6 +126,6 @@ fn leadership_goes_to_the_preferred_zone_and_not_to_a_node_that_comes_and_goes()
     }
     cluster.wait_whole();
     writes.extend(stormy.finish());
-    let verdict = check(&writes, &commits_of(&cluster));
+    let verdict = check(&writes, &cluster.ledger.commits());
     assert_eq!(verdict.findings, vec![], "what landed is what the clients were told");
 }

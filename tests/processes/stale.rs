@@ -4,8 +4,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::machine;
-use crate::membership::{add, add_started, done, last_incarnation, move_member, roles, voters};
+use crate::membership::move_member;
 use crate::support::cluster::{Cluster, Plan, SETTLE_LIMIT};
+use crate::support::member::{add, add_started, done, last_incarnation, roles, voters};
 use crate::support::wait;
 use crate::told::write_until_landed;
 

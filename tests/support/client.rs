@@ -55,70 +55,85 @@ pub struct Habits {
 /// Clients at work. Ends them on drop.
 #[derive(Debug)]
 pub struct Crowd {
-    stop: Arc<AtomicBool>,
-    writes: Arc<Mutex<Vec<Write>>>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// What they ask, and whom: that may change.
+    habits: Mutex<Habits>,
+    start: Instant,
+    stop: AtomicBool,
+    writes: Mutex<Vec<Write>>,
 }
 
 impl Crowd {
     /// Starts `count` clients; times count from `start`, bodies carry `name`.
     pub fn start(count: usize, name: &str, habits: &Habits, start: Instant) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let writes = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::new(Shared {
+            habits: Mutex::new(habits.clone()),
+            start,
+            stop: AtomicBool::new(false),
+            writes: Mutex::default(),
+        });
         let spawn = |number| {
-            let (stop, writes, habits) = (Arc::clone(&stop), Arc::clone(&writes), habits.clone());
-            let name = format!("{name}-{number}");
-            std::thread::spawn(move || work(&name, number, &habits, start, &stop, &writes))
+            let (shared, name) = (Arc::clone(&shared), format!("{name}-{number}"));
+            std::thread::spawn(move || work(&name, number, &shared))
         };
         let threads = (0..count).map(spawn).collect();
-        Self { stop, writes, threads }
+        Self { shared, threads }
+    }
+
+    /// From its next write on, every client asks these nodes.
+    pub fn turn_to(&self, nodes: Vec<(u64, SocketAddr)>) {
+        self.shared.habits.lock().expect("no client panicked").nodes = nodes;
     }
 
     /// Lets every client finish its write, and returns all of them.
     pub fn finish(mut self) -> Vec<Write> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("no client panicked");
         }
-        std::mem::take(&mut *self.writes.lock().expect("no client panicked"))
+        std::mem::take(&mut *self.shared.writes.lock().expect("no client panicked"))
     }
 }
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
-fn nanos(start: Instant) -> u64 {
-    start.elapsed().as_nanos() as u64
+impl Shared {
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
 }
 
-fn work(
-    name: &str,
-    number: usize,
-    habits: &Habits,
-    start: Instant,
-    stop: &AtomicBool,
-    writes: &Mutex<Vec<Write>>,
-) {
+fn work(name: &str, number: usize, shared: &Shared) {
     let mut connections = BTreeMap::new();
     let mut dice = Dice(number as u64 + 1);
     for count in 0_u64.. {
-        if stop.load(Ordering::Relaxed) {
+        if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        let roams = number.is_multiple_of(3);
-        let home = number / 3 % habits.nodes.len();
-        let (node, proxy) = habits.nodes[if roams { dice.below(habits.nodes.len()) } else { home }];
+        let Habits { nodes, pause, patience } = shared.habits.lock().expect("no client panicked").clone();
+        let (asked, proxy) = nodes[place_of(number, nodes.len(), &mut dice)];
         let body = format!("{name}-{count}");
-        let called_ns = nanos(start);
-        let outcome = write_once(&mut connections, proxy, &body, habits.patience);
-        let write = Write { body, asked: node, called_ns, answered_ns: nanos(start), outcome };
-        writes.lock().expect("no client panicked").push(write);
+        let called_ns = shared.now();
+        let outcome = write_once(&mut connections, proxy, &body, patience);
+        let write = Write { body, asked, called_ns, answered_ns: shared.now(), outcome };
+        shared.writes.lock().expect("no client panicked").push(write);
         // The pace of the load.
-        std::thread::sleep(habits.pause);
+        std::thread::sleep(pause);
     }
+}
+
+/// Which of `count` nodes a client asks next: every third roams, the others stay with one.
+pub fn place_of(client: usize, count: usize, dice: &mut Dice) -> usize {
+    if client.is_multiple_of(3) { dice.below(count) } else { client / 3 % count }
 }
 
 /// One write on a kept or new connection to `proxy`.
@@ -152,8 +167,8 @@ pub fn ask(
     ask: &Ask<'_>,
     patience: Duration,
 ) -> Result<Answer, Failure> {
-    let kept = connections.remove(&server).map_or_else(|| Connection::open(server, CONNECT_LIMIT), Ok);
-    let mut connection = kept?;
+    let kept = connections.remove(&server).filter(|kept| !kept.is_closed());
+    let mut connection = kept.map_or_else(|| Connection::open(server, CONNECT_LIMIT), Ok)?;
     let answer = connection.send(ask.method, ask.target, ask.fields, ask.body, patience)?;
     if connection.is_reusable() {
         connections.insert(server, connection);

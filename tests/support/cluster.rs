@@ -377,6 +377,14 @@ impl Cluster {
         at
     }
 
+    /// SIGKILL to all of these before the first has ended.
+    pub fn kill_nodes(&mut self, ids: &[u64]) {
+        ids.iter().for_each(|id| self.at(*id).process().signal(Signal::KILL));
+        for id in ids {
+            self.kill_node(*id);
+        }
+    }
+
     /// Waits until node `id` has ended by itself; answers how.
     pub fn wait_node_ended(&mut self, id: u64, limit: Duration) -> ExitStatus {
         let node = &mut self.nodes[id as usize - 1];

@@ -74,6 +74,15 @@ impl Connection {
         self.reusable
     }
 
+    /// Whether the server has closed it meanwhile, or said what nobody asked for: a request sent on it would be
+    /// lost, and its outcome unknown for no reason.
+    pub fn is_closed(&self) -> bool {
+        let stream = self.reader.get_ref();
+        let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+        let is_quiet = looked.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        stream.set_nonblocking(false).is_err() || !is_quiet
+    }
+
     /// Sends one request and reads its answer, all within `limit`.
     pub fn send(
         &mut self,

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::verdict::Commit;
+
 /// One write as it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -69,6 +71,15 @@ impl Ledger {
     /// A copy of the record.
     pub fn entries(&self) -> Vec<Entry> {
         self.state.record.lock().expect("no writer panicked").0.clone()
+    }
+
+    /// The record in the checker's words.
+    pub fn commits(&self) -> Vec<Commit> {
+        let commit = |entry: Entry| {
+            let Entry { seq, term, node, body, at } = entry;
+            Commit { seq, term, node, body, at_ns: at.as_nanos() as u64 }
+        };
+        self.entries().into_iter().map(commit).collect()
     }
 
     /// How many entries there are.

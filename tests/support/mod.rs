@@ -13,11 +13,14 @@ use std::sync::OnceLock;
 pub mod client;
 pub mod cluster;
 pub mod dice;
+pub mod ends;
 pub mod etcd;
 pub mod http;
 pub mod ledger;
 #[path = "../checker/lin/mod.rs"]
 pub mod lin;
+pub mod load;
+pub mod member;
 pub mod netns;
 pub mod nginx;
 pub mod placement;

@@ -5,14 +5,14 @@
 //! compare-and-set has a chance. A search for an order grows with the operations of a key, and with those of unknown
 //! outcome twice for each: after so many the clients go on to new keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::client::{Ask, ask};
+use super::client::{Ask, ask, place_of};
 use super::cluster::BEARER;
 use super::dice::Dice;
 use super::http::{Answer, Connection, Failure};
@@ -29,12 +29,14 @@ const OPS_PER_KEY: usize = 1_500;
 const UNKNOWN_PER_KEY: usize = 3;
 /// The number of the first client that only reads.
 const FIRST_READER: u64 = 1_000;
+/// The number of the one that reads everything at the end.
+const LAST_READER: u64 = 999;
 
 /// How a client works.
 #[derive(Debug, Clone)]
 pub struct Habits {
-    /// The nodes' APIs. Every third client roams between them, the others stay with one.
-    pub apis: Vec<SocketAddr>,
+    /// Nodes and their APIs. Every third client roams between them, the others stay with one.
+    pub nodes: Vec<(u64, SocketAddr)>,
     /// Pause between two operations.
     pub pause: Duration,
     /// An answer later than this is given up.
@@ -45,6 +47,8 @@ pub struct Habits {
 #[derive(Debug, Default)]
 pub struct Record {
     pub ops: Vec<Op>,
+    /// The node that was asked, for each of them.
+    pub asked: Vec<u64>,
     /// Answers from which the outcome can't be told. There must be none.
     pub unstated: Vec<String>,
 }
@@ -58,9 +62,12 @@ pub struct RegistryCrowd {
 
 #[derive(Debug)]
 struct Shared {
-    habits: Habits,
+    /// What they ask, and whom: that may change.
+    habits: Mutex<Habits>,
     start: Instant,
     stop: AtomicBool,
+    /// Operations that were answered.
+    answered: AtomicUsize,
     board: Mutex<Board>,
     record: Mutex<Record>,
 }
@@ -93,9 +100,10 @@ impl RegistryCrowd {
     /// Starts `count` clients; times count from `start`.
     pub fn start(count: u64, habits: Habits, start: Instant) -> Self {
         let shared = Arc::new(Shared {
-            habits,
+            habits: Mutex::new(habits),
             start,
             stop: AtomicBool::new(false),
+            answered: AtomicUsize::new(0),
             board: Mutex::default(),
             record: Mutex::default(),
         });
@@ -107,18 +115,28 @@ impl RegistryCrowd {
         Self { shared, threads }
     }
 
-    /// How many operations have ended.
-    pub fn len(&self) -> usize {
-        self.shared.record.lock().expect("no client panicked").ops.len()
+    /// How many operations were answered: took effect, were held back, or read something.
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Lets `count` more clients ask `api` for one lease read each. Returns once they have connected, with what to wait
+    /// From its next operation on, every client asks these nodes.
+    pub fn turn_to(&self, nodes: Vec<(u64, SocketAddr)>) {
+        self.shared.habits.lock().expect("no client panicked").nodes = nodes;
+    }
+
+    /// Lets `count` more clients ask a node for one lease read each. Returns once they have connected, with what to wait
     /// for: the server may be stopped, and then they are its first work when it goes on.
-    pub fn queue_lease_reads(&self, api: SocketAddr, count: u64, limit: Duration) -> Vec<JoinHandle<()>> {
+    pub fn queue_lease_reads(
+        &self,
+        at: (u64, SocketAddr),
+        count: u64,
+        limit: Duration,
+    ) -> Vec<JoinHandle<()>> {
         let connected = Arc::new(AtomicU64::new(0));
         let read = |number| {
             let mut client = Client::new(FIRST_READER + number, Arc::clone(&self.shared));
-            client.only_at = Some(api);
+            client.only_at = Some(at);
             let connected = Arc::clone(&connected);
             std::thread::spawn(move || {
                 client.connect();
@@ -133,13 +151,33 @@ impl RegistryCrowd {
         readers
     }
 
-    /// Lets every client finish its operation, and returns all of them.
-    pub fn finish(mut self) -> Record {
+    /// Lets every client finish its operation. Then each of `nodes` is asked for every key that anybody wrote, by a
+    /// linearizable read, so that the history says what is left at the end. Returns all operations.
+    pub fn finish(mut self, nodes: &[(u64, SocketAddr)], limit: Duration) -> Record {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("no client panicked");
         }
+        let keys = self.shared.record.lock().expect("no client panicked").written_keys();
+        for node in nodes {
+            let mut reader = Client::new(LAST_READER, Arc::clone(&self.shared));
+            reader.only_at = Some(*node);
+            for key in &keys {
+                wait::until(&format!("node {} tells {key}", node.0), limit, || reader.read_last(key));
+            }
+        }
         std::mem::take(&mut *self.shared.record.lock().expect("no client panicked"))
+    }
+}
+
+impl Record {
+    /// Every key that somebody tried to write.
+    pub fn written_keys(&self) -> BTreeSet<String> {
+        let key = |op: &Op| match &op.what {
+            What::Write(write) => Some(write.key.clone()),
+            What::Get(_) | What::List(_) => None,
+        };
+        self.ops.iter().filter_map(key).collect()
     }
 }
 
@@ -191,8 +229,10 @@ struct Client {
     number: u64,
     shared: Arc<Shared>,
     connections: BTreeMap<SocketAddr, Connection>,
-    /// The one API it asks; `None` for the habit of all.
-    only_at: Option<SocketAddr>,
+    /// The one node it asks; `None` for the habit of all.
+    only_at: Option<(u64, SocketAddr)>,
+    /// The node that it asked last.
+    asked: u64,
     dice: Dice,
     values: u64,
 }
@@ -207,6 +247,7 @@ impl Client {
             shared,
             connections: BTreeMap::new(),
             only_at: None,
+            asked: 0,
             dice: Dice(number + 1),
             values: 0,
         }
@@ -215,25 +256,48 @@ impl Client {
     fn work(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.operate(Self::one_operation);
+            let pause = self.habits().pause;
             // The pace of the load.
-            std::thread::sleep(self.shared.habits.pause);
+            std::thread::sleep(pause);
         }
+    }
+
+    fn habits(&self) -> Habits {
+        self.shared.habits.lock().expect("no client panicked").clone()
     }
 
     fn operate(&mut self, ask: impl FnOnce(&mut Self, &Choice) -> Result<What, Unstated>) {
         let choice = self.shared.board.lock().expect("no client panicked").choose(&mut self.dice);
+        if let Some(op) = self.note(|client| ask(client, &choice)) {
+            self.shared.board.lock().expect("no client panicked").note(&choice, &op);
+        }
+    }
+
+    /// Does one operation and notes it, with its times and whom it asked.
+    fn note(&mut self, ask: impl FnOnce(&mut Self) -> Result<What, Unstated>) -> Option<Op> {
         let called = self.now();
-        let asked = ask(self, &choice);
+        let told = ask(self);
         let returned = self.now();
         let mut record = self.shared.record.lock().expect("no client panicked");
-        match asked {
+        match told {
             Ok(what) => {
                 let op = Op { client: self.number, called, returned, what };
-                self.shared.board.lock().expect("no client panicked").note(&choice, &op);
-                record.ops.push(op);
+                record.ops.push(op.clone());
+                record.asked.push(self.asked);
+                self.shared.answered.fetch_add(usize::from(op.place().is_some()), Ordering::Relaxed);
+                Some(op)
             }
-            Err(unstated) => record.unstated.push(unstated),
+            Err(unstated) => {
+                record.unstated.push(unstated);
+                None
+            }
         }
+    }
+
+    /// One of the reads at the end; `None` when it must be tried again. An answer that says nothing is in the record.
+    fn read_last(&mut self, key: &str) -> Option<()> {
+        let op = self.note(|client| client.get(key.to_owned(), Freshness::Linearizable));
+        op.is_none_or(|op| op.place().is_some()).then_some(())
     }
 
     fn now(&self) -> u64 {
@@ -261,7 +325,7 @@ impl Client {
 
     /// Has a connection to the one API it asks, if that can be.
     fn connect(&mut self) {
-        let connected = self.only_at.map(|api| (api, Connection::open(api, self.shared.habits.patience)));
+        let connected = self.only_at.map(|(_, api)| (api, Connection::open(api, self.habits().patience)));
         if let Some((api, Ok(connection))) = connected {
             self.connections.insert(api, connection);
         }
@@ -274,13 +338,12 @@ impl Client {
         fields: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, Failure> {
-        let habits = &self.shared.habits;
-        let home = (self.number / 3) as usize % habits.apis.len();
-        let roams = self.number.is_multiple_of(3);
-        let usual = habits.apis[if roams { self.dice.below(habits.apis.len()) } else { home }];
-        let api = self.only_at.unwrap_or(usual);
+        let Habits { nodes, patience, .. } = self.habits();
+        let usual = nodes[place_of(self.number as usize, nodes.len(), &mut self.dice)];
+        let (asked, api) = self.only_at.unwrap_or(usual);
+        self.asked = asked;
         let fields: Vec<(&str, &str)> = fields.iter().copied().chain([("authorization", BEARER)]).collect();
-        ask(&mut self.connections, api, &Ask { method, target, fields: &fields, body }, habits.patience)
+        ask(&mut self.connections, api, &Ask { method, target, fields: &fields, body }, patience)
     }
 
     fn put(&mut self, key: String, condition: Condition) -> Result<What, Unstated> {
@@ -362,13 +425,13 @@ fn read_told(answer: &Answer, change: Change) -> Result<Told, Unstated> {
     let problem = problem.rsplit(':').next().unwrap_or_default();
     match (answer.status, problem, answer.field("termgate-outcome")) {
         (201 | 204, ..) => {
-            let place = place_of(answer)?;
+            let place = witness_of(answer)?;
             let is_put = matches!(change, Change::Put(_));
             let right = version_of(answer) == is_put.then_some(place.index);
             if right { Ok(Told::Done(place)) } else { Err(unstated(answer)) }
         }
         (412, "precondition-failed", Some("not-applied")) | (404, "not-found", Some("not-applied")) => {
-            Ok(Told::Held { current: version_of(answer), place: place_of(answer)? })
+            Ok(Told::Held { current: version_of(answer), place: witness_of(answer)? })
         }
         (.., Some("not-applied")) => Ok(Told::Refused),
         (.., Some("unknown")) => Ok(Told::Unknown),
@@ -377,7 +440,7 @@ fn read_told(answer: &Answer, change: Change) -> Result<Told, Unstated> {
 }
 
 fn read_sight(answer: &Answer) -> Result<Sight, Unstated> {
-    let place = place_of(answer)?;
+    let place = witness_of(answer)?;
     let found = match (answer.status, version_of(answer)) {
         (404, None) => None,
         (200, Some(version)) => {
@@ -395,12 +458,12 @@ fn read_listing(answer: &Answer) -> Result<Listing, Unstated> {
     let keys: Option<Vec<(String, u64)>> =
         body["keys"].as_array().and_then(|all| all.iter().map(key).collect());
     match keys {
-        Some(keys) if body["more"] == false => Ok(Listing { keys, place: place_of(answer)? }),
+        Some(keys) if body["more"] == false => Ok(Listing { keys, place: witness_of(answer)? }),
         _ => Err(unstated(answer)),
     }
 }
 
-fn place_of(answer: &Answer) -> Result<Place, Unstated> {
+fn witness_of(answer: &Answer) -> Result<Place, Unstated> {
     let number = |name| answer.field(name).and_then(|text| text.parse().ok());
     match (number("termgate-index"), number("termgate-term")) {
         (Some(index), Some(term)) => Ok(Place { index, term }),
