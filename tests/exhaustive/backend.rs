@@ -40,6 +40,8 @@ pub struct Backend {
     last: Term,
     /// The highest term whose raise was answered.
     answered: Term,
+    /// The highest term whose raise has begun, as far as the resource must know in this life.
+    begun: Term,
 }
 
 /// Limits of the resource in a bound.
@@ -47,6 +49,10 @@ pub struct Backend {
 pub struct Limits {
     pub writes: u8,
     pub crashes: u8,
+    /// A raise that was sent once can arrive any number of times, as one that is tried again does.
+    pub repeats: bool,
+    /// A gate hears of its node's leadership some time after.
+    pub gates_lag: bool,
 }
 
 /// What can happen to the resource alone.
@@ -74,6 +80,7 @@ impl Backend {
             crashes: 0,
             last: Term::ZERO,
             answered: Term::ZERO,
+            begun: Term::ZERO,
         }
     }
 
@@ -91,13 +98,14 @@ impl Backend {
     }
 
     /// Makes it happen. An error is a broken promise of the fence.
-    pub fn on(&mut self, event: Event) -> Result<(), String> {
+    pub fn on(&mut self, event: Event, limits: &Limits) -> Result<(), String> {
         match event {
             Event::RaiseArrives(at) => {
-                let raise = self.raises.remove(at);
+                let raise = if limits.repeats { self.raises[at] } else { self.raises.remove(at) };
                 // One that is refused is not answered: its node's term is over.
                 if self.verifier.begin_raise(raise.term, None).is_ok() {
-                    insert(&mut self.waiting, raise);
+                    self.begun = self.begun.max(raise.term);
+                    insert_once(&mut self.waiting, raise);
                 }
             }
             Event::Stored => {
@@ -108,12 +116,18 @@ impl Backend {
                 if self.verifier.is_complete(self.waiting[at].term) {
                     let raise = self.waiting.remove(at);
                     self.answered = self.answered.max(raise.term);
-                    insert(&mut self.answers, raise);
+                    insert_once(&mut self.answers, raise);
                 }
             }
             Event::WriteArrives(at) => {
                 let write = self.writes.remove(at);
                 if let Admission::Admit(ticket) = self.verifier.admit(Some(write.term)) {
+                    if write.term < self.begun {
+                        let (term, begun) = (write.term, self.begun);
+                        return Err(format!(
+                            "a write of term {term} was admitted after a raise to {begun} began"
+                        ));
+                    }
                     self.running.push((ticket, write));
                 }
             }
@@ -125,6 +139,7 @@ impl Backend {
             Event::Crash => {
                 self.crashes += 1;
                 self.verifier = Verifier::new(VerifierMode::Enforced, self.stored);
+                self.begun = self.stored.map_or(Term::ZERO, |fence| fence.term);
                 self.waiting.clear();
                 self.running.clear();
             }
@@ -144,7 +159,7 @@ impl Backend {
     }
 
     pub fn raise(&mut self, raise: Raise) {
-        insert(&mut self.raises, raise);
+        insert_once(&mut self.raises, raise);
     }
 
     pub fn write(&mut self, write: Stamped) {
@@ -155,6 +170,11 @@ impl Backend {
     /// The term of the last write that took effect.
     pub const fn last(&self) -> Term {
         self.last
+    }
+
+    /// The highest term whose raise was answered.
+    pub const fn answered(&self) -> Term {
+        self.answered
     }
 
     pub const fn stamped(&self) -> u8 {
@@ -173,4 +193,11 @@ impl Backend {
 fn insert<T: Ord>(sorted: &mut Vec<T>, item: T) {
     let at = sorted.partition_point(|other| *other <= item);
     sorted.insert(at, item);
+}
+
+/// Of equal raises one is enough: a second one changes nothing.
+fn insert_once<T: Ord>(sorted: &mut Vec<T>, item: T) {
+    if let Err(at) = sorted.binary_search(&item) {
+        sorted.insert(at, item);
+    }
 }

@@ -92,6 +92,13 @@ const DIVERGED: &[Start] = &[(&[1], 2), (&[2], 2), (NO_LOG, 2)];
 /// A leader of term 1 whose no-op got to one more disk of five.
 const PARTED: &[Start] = &[(&[1], 1), (&[1], 1), (NO_LOG, 1), (NO_LOG, 1), (NO_LOG, 1)];
 
+/// A resource that never restarts, and of which everything is asked once.
+const ONCE: Limits = Limits { writes: 2, crashes: 0, repeats: false, gates_lag: false };
+/// One that restarts while raises are tried again.
+const RESTART: Limits = Limits { crashes: 1, repeats: true, ..ONCE };
+/// Its gates hear of their leaders late.
+const LATE: Limits = Limits { gates_lag: true, ..ONCE };
+
 const BASE: Bound = Bound {
     name: "",
     nodes: 3,
@@ -119,8 +126,7 @@ const FIGURE_8: Bound = Bound { terms: 4, entries: 3, single_entries: true, star
 const READS: Bound = Bound { entries: 3, writes: 1, reads: 1, questions: 2, led: true, ..BASE };
 const NO_WRITE: Bound = Bound { writes: 0, entries: 2, ..READS };
 const LEASE: Bound = Bound { time: TRUE_TIME, behind: 1, inflight: 1, led: true, ..BASE };
-const FENCE: Bound =
-    Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(Limits { writes: 2, crashes: 0 }), ..BASE };
+const FENCE: Bound = Bound { time: OWN_TIME, inflight: 1, led: true, backend: Some(ONCE), ..BASE };
 const MEMBERSHIP: Bound = Bound { time: OWN_TIME, learners: 2, entries: 5, inflight: 1, led: true, ..BASE };
 const FIVE: Bound = Bound { nodes: 5, terms: 1, winners_resign: true, ..BASE };
 
@@ -129,9 +135,11 @@ pub fn quick() -> Vec<Bound> {
     vec![
         Bound { name: "election, quick", inflight: 1, crashes: 1, ..ELECTION },
         Bound { name: "replication, quick", writes: 0, crashes: 1, inflight: 1, ..REPLICATION },
-        Bound { name: "figure 8, quick", inflight: 1, ..FIGURE_8 },
+        Bound { name: "doubled, quick", terms: 1, writes: 2, doubles: 1, ..REPLICATION },
+        Bound { name: "figure 8, quick", inflight: 1, behind: 3, ..FIGURE_8 },
         Bound { name: "reads, quick", inflight: 1, ..NO_WRITE },
-        Bound { name: "fence, quick", terms: 1, entries: 1, ..FENCE },
+        Bound { name: "fence, quick", nodes: 2, backend: Some(LATE), ..FENCE },
+        Bound { name: "restart, quick", nodes: 2, backend: Some(RESTART), ..FENCE },
     ]
 }
 
@@ -140,9 +148,27 @@ pub fn all() -> Vec<Bound> {
     vec![
         Bound { name: "i election, crowded", inflight: 3, doubles: 1, ..ELECTION },
         Bound { name: "i election, three terms", terms: 3, entries: 3, ..ELECTION },
+        Bound {
+            name: "i election, three terms, crash",
+            terms: 3,
+            entries: 3,
+            crashes: 1,
+            inflight: 1,
+            ..ELECTION
+        },
+        Bound { name: "i election, three terms, doubled", terms: 3, entries: 1, doubles: 1, ..ELECTION },
         Bound { name: "i election, crashes", crashes: 2, ..ELECTION },
         Bound { name: "ii replication, crash", crashes: 1, ..REPLICATION },
         Bound { name: "ii replication, two writes", writes: 2, entries: 4, ..REPLICATION },
+        Bound {
+            name: "ii replication, crash, two writes",
+            crashes: 1,
+            writes: 2,
+            entries: 4,
+            inflight: 1,
+            ..REPLICATION
+        },
+        Bound { name: "ii replication, doubled", doubles: 1, ..REPLICATION },
         Bound { name: "ii replication, heartbeats", time: OWN_TIME, inflight: 1, ..REPLICATION },
         Bound { name: "ii replication, crowded", time: OWN_TIME, writes: 0, entries: 2, ..REPLICATION },
         Bound { name: "ii replication, figure 8", ..FIGURE_8 },
@@ -165,9 +191,20 @@ pub fn all() -> Vec<Bound> {
 /// Those whose end was not reached in the time there was. They are searched when `BOUND` names them.
 pub fn open() -> Vec<Bound> {
     vec![
+        Bound { name: "iii reads, two, crowded", reads: 2, ..READS },
+        Bound { name: "v fence, restart", backend: Some(RESTART), ..FENCE },
+        Bound { name: "v fence, late gates", backend: Some(LATE), ..FENCE },
         Bound { name: "vi five, crash", crashes: 1, ..FIVE },
         Bound { name: "vi five, crowded", inflight: 3, ..FIVE },
         Bound { name: "vi five, two terms", terms: 2, ..FIVE },
+        Bound {
+            name: "vii membership, four nodes",
+            nodes: 4,
+            learners: 1,
+            entries: 3,
+            behind: 1,
+            ..MEMBERSHIP
+        },
         Bound { name: "vii five entries, crash", crashes: 1, ..MEMBERSHIP },
     ]
 }

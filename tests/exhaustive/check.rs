@@ -4,7 +4,7 @@ use termgate::ids::{NodeId, Term};
 use termgate::raft::effect::{Outcome, RoleKind};
 
 use crate::bounds::Bound;
-use crate::station::{JOINT, SETTLED};
+use crate::station::{JOINT, PROMOTION, SETTLED};
 use crate::tables::{Desk, Facts};
 use crate::words;
 use crate::world::{MAX_LOG, World};
@@ -25,7 +25,11 @@ pub fn after_step(
     if !restarted && facts.commit < desk.facts(before).commit {
         return Err(format!("node {}: its commit index fell", place + 1));
     }
+    if !facts.follows_log {
+        return Err(format!("node {}: its membership is not the newest in its log", place + 1));
+    }
     leader(world, place, facts)?;
+    change(facts)?;
     commit(world, place, facts)?;
     for other in (0..desk.bound().nodes).filter(|other| *other != place) {
         matching(facts, desk.facts(world.stations[other]))?;
@@ -63,6 +67,18 @@ fn leader(world: &mut World, place: usize, facts: &Facts) -> Result<(), String> 
     } else {
         Err(format!("node {me} leads in term {term} without its own vote on its disk"))
     }
+}
+
+/// A leader changes the membership only when an entry of its own term is committed (MC-1).
+fn change(facts: &Facts) -> Result<(), String> {
+    let is_own = |entry: &u8| entry >> 4 == facts.term;
+    let first = facts.log.iter().position(is_own).unwrap_or(facts.log.len());
+    let changed = facts.log.iter().any(|entry| is_own(entry) && entry & 0xf == JOINT);
+    if facts.role != RoleKind::Leader || !changed || facts.commit > first {
+        return Ok(());
+    }
+    let (me, term) = (facts.marks.place + 1, facts.term);
+    Err(format!("node {me} changes the membership with nothing of its term {term} committed"))
 }
 
 /// State machine safety: what is committed anywhere is the same everywhere, for ever.
@@ -162,8 +178,16 @@ fn leases(all: &[Option<&Facts>]) -> Result<(), String> {
 }
 
 /// A client is answered.
-pub fn reply(world: &World, ticket: u8, outcome: &Outcome) -> Result<(), String> {
+pub fn reply(world: &World, ticket: u8, outcome: &Outcome, desk: &Desk) -> Result<(), String> {
     match outcome {
+        Outcome::NotLeader { .. } if (FIRST_WRITE..PROMOTION).contains(&ticket) => {
+            let number = ticket - FIRST_WRITE + 1;
+            let logs =
+                world.stations.iter().take(desk.bound().nodes).map(|station| &desk.facts(*station).log);
+            let stands = logs.flatten().any(|entry| entry & 0xf == number);
+            let text = || format!("write {number} was refused, and stands in a log");
+            if stands { Err(text()) } else { Ok(()) }
+        }
         Outcome::Committed(id) => {
             let entry = ((id.term.0 as u8) << 4) | (ticket - FIRST_WRITE + 1);
             let at = id.index.0 as usize;
@@ -188,11 +212,14 @@ pub fn reply(world: &World, ticket: u8, outcome: &Outcome) -> Result<(), String>
     }
 }
 
-/// A write is stamped.
-pub fn stamp(world: &World, place: usize, term: Term) -> Result<(), String> {
-    let leader = world.record.leaders[term.0 as usize];
-    if leader as usize == place + 1 {
-        return Ok(());
+/// A write is stamped; the resource has answered raises up to `answered`.
+pub fn stamp(world: &World, place: usize, term: Term, answered: Term) -> Result<(), String> {
+    let (leader, node) = (world.record.leaders[term.0 as usize], place + 1);
+    if leader as usize != node {
+        return Err(format!("node {node} stamped a write with term {term}, which it does not lead"));
     }
-    Err(format!("node {} stamped a write with term {term}, which it does not lead", place + 1))
+    if term > answered {
+        return Err(format!("node {node} stamped a write with term {term}, fence answered at {answered}"));
+    }
+    Ok(())
 }

@@ -124,6 +124,7 @@ fn local(kind: Kind, number: u8) -> Local {
         Kind::Read => Local::Read(number),
         Kind::Stall => Local::Stall,
         Kind::Admit => Local::Admit,
+        Kind::Tell => Local::Tell,
         Kind::Promote => Local::Promote,
         Kind::Deliver | Kind::Raised => unreachable!("no action of a node alone"),
     }

@@ -29,8 +29,8 @@ const BIRTH: Instant = Instant(1 << 40);
 /// Of every data directory: a difference would tell nodes apart that are alike.
 pub const INCARNATION: u64 = 7;
 
-/// Of whoever wants the membership changed.
-const PROMOTION: Ticket = Ticket(200);
+/// The ticket of whoever wants the membership changed.
+pub const PROMOTION: u8 = 200;
 
 /// In the place of a write's number: the two entries of a change of the membership.
 pub const JOINT: u8 = 14;
@@ -57,6 +57,8 @@ pub enum Local {
     Stall,
     /// A client's write stands before the gate.
     Admit,
+    /// The gate hears who leads.
+    Tell,
     /// The backend's fence stands.
     Raised(Term),
     /// The learners of the start are to be given a vote.
@@ -157,10 +159,11 @@ impl Station {
             Local::Read(number) => Input::Read { ticket: Ticket(u64::from(*number)) },
             Local::Stall => Input::DiskStalled(true),
             Local::Admit => return self.at_gate(),
+            Local::Tell => return self.told(),
             Local::Promote => {
                 let promote = (bound.voters() as u64 + 1..=bound.nodes as u64).map(NodeId).collect();
                 let change = Change { promote, ..Change::default() };
-                Input::Reconfigure { ticket: PROMOTION, change }
+                Input::Reconfigure { ticket: Ticket(u64::from(PROMOTION)), change }
             }
             Local::Raised(term) => {
                 self.gate.on_raised(*term);
@@ -176,7 +179,7 @@ impl Station {
         if *what == Local::Stall {
             turn.step(Input::DiskStalled(false));
         }
-        if bound.backend.is_some() {
+        if bound.backend.as_ref().is_some_and(|limits| !limits.gates_lag) {
             turn.look_at_gate();
         }
         turn
@@ -188,6 +191,12 @@ impl Station {
         if let Admit::Admit(term) = admit {
             turn.stamped = Some(term);
         }
+        turn
+    }
+
+    fn told(self) -> Turn {
+        let mut turn = Turn::of(self);
+        turn.look_at_gate();
         turn
     }
 

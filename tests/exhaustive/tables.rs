@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use termgate::ids::{LogId, NodeId, Term, Ticket};
 use termgate::raft::effect::{Outcome, RoleKind};
+use termgate::raft::entry::Payload;
 use termgate::raft::message::{Body, Message};
 use termgate::time::Instant;
 
@@ -32,6 +33,8 @@ pub struct Facts {
     pub term: u8,
     pub commit: usize,
     pub log: Vec<u8>,
+    /// Whether the membership in force is the newest one in the log, as it must be.
+    pub follows_log: bool,
     pub disk_log: Vec<u8>,
     pub disk_term: u8,
     pub disk_vote: Option<NodeId>,
@@ -89,6 +92,7 @@ pub enum Kind {
     Read,
     Stall,
     Admit,
+    Tell,
     Raised,
     Promote,
 }
@@ -178,6 +182,11 @@ impl Tables {
         let log = codes(&memory);
         let last = memory.log.last().map_or(LogId::ZERO, |entry| entry.id);
         assert_eq!(station.node.view().last_log, last, "the log is what was written and is being written");
+        let newest = memory.log.iter().rev().find_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(membership),
+            _ => None,
+        });
+        let follows_log = station.node.view().membership == *newest.unwrap_or(&memory.membership);
         let lease = shown.lease_until.is_some_and(|until| station.now < until);
         let prints = symmetry::prints(&stream.words, &self.renamings);
         Facts {
@@ -186,6 +195,7 @@ impl Tables {
             term: shown.term.0 as u8,
             commit: shown.commit_index.0 as usize,
             log,
+            follows_log,
             disk_log: codes(&station.durable),
             disk_term: station.durable.hard_state.current_term.0 as u8,
             disk_vote: station.durable.hard_state.voted_for,
@@ -374,6 +384,7 @@ impl<'a> Desk<'a> {
             Kind::Read => Local::Read(number as u8),
             Kind::Stall => Local::Stall,
             Kind::Admit => Local::Admit,
+            Kind::Tell => Local::Tell,
             Kind::Raised => Local::Raised(Term(u64::from(number))),
             Kind::Promote => Local::Promote,
         }

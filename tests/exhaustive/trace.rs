@@ -99,6 +99,7 @@ fn describe(action: Action, desk: &Desk) -> String {
                 Kind::Propose => "a client writes",
                 Kind::Read => "a client reads",
                 Kind::Admit => "a write goes through its gate",
+                Kind::Tell => "its gate hears who leads",
                 Kind::Promote => "the learners are to get a vote",
                 Kind::Elapse | Kind::Deliver | Kind::Stall | Kind::Raised => "something happens",
             };

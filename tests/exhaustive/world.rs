@@ -265,8 +265,11 @@ impl World {
         if let Some(next) = record.reads.iter().take(bound.reads as usize).position(|read| *read == 0) {
             add(Kind::Read, next as u8);
         }
-        if bound.backend.is_some() {
+        if let Some(limits) = &bound.backend {
             add(Kind::Admit, 0);
+            if limits.gates_lag {
+                add(Kind::Tell, 0);
+            }
         }
         if bound.learners > 0 && facts.role == RoleKind::Leader {
             add(Kind::Promote, 0);
@@ -300,7 +303,7 @@ impl World {
             }
             Action::Backend(event) => {
                 let mut backend = (*desk.tables.backend_at(self.backend)).clone();
-                backend.on(event)?;
+                backend.on(event, desk.bound().backend.as_ref().expect("a bound with a resource"))?;
                 desk.reached.landed = desk.reached.landed.max(backend.last().0 as u8);
                 world.backend = desk.tables.backend(backend);
             }
@@ -382,7 +385,7 @@ impl World {
         for (ticket, outcome) in &step.replies {
             desk.reached.served |= matches!(outcome, Outcome::ReadAt { .. });
             desk.reached.settled |= matches!(outcome, Outcome::Reconfigured(_));
-            check::reply(self, ticket.0 as u8, outcome)?;
+            check::reply(self, ticket.0 as u8, outcome, desk)?;
             self.answer(ticket.0 as u8, outcome);
         }
         let boot = desk.facts(step.next).station.boot;
@@ -391,10 +394,11 @@ impl World {
         }
         if let Some(term) = step.stamped {
             let most = desk.bound().backend.as_ref().map_or(0, |limits| limits.writes);
-            if desk.tables.backend_at(self.backend).stamped() >= most {
+            let backend = desk.tables.backend_at(self.backend);
+            if backend.stamped() >= most {
                 return Err(Stop::Outside);
             }
-            check::stamp(self, place, term)?;
+            check::stamp(self, place, term, backend.answered())?;
             desk.reached.stamped = true;
             self.at_backend(desk, |backend| backend.write(Stamped { place, term }));
         }
