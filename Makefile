@@ -10,6 +10,7 @@ NODES ?= 3
 FAULT ?=
 ONLY ?=
 COMMANDS ?= 10000000
+PLANTED = cargo test --locked --test mutants every_bug_that_fits_a_bound_is_found_there -- --ignored --nocapture
 
 .PHONY: help tools fmt lint unit seeds test sim model tla mutants chaos lin geo long-run bench-failover bench-registry bench-proxy fuzz fuzz-keep deny
 
@@ -47,8 +48,13 @@ deny: ## licences, bans, sources and known vulnerabilities of the dependencies
 sim: ## SEEDS=1..20001 GO_ON=1  the simulator over these seeds, past the first that fails
 	SEEDS=$(SEEDS) cargo test --locked --profile campaign --test sim runs_many_seeds -- --ignored --nocapture
 
-model: ## BOUND=                 every state of the core within bounds, to the fixpoint
+model: ## BOUND= MUTANTS= ONLY=  every state of the core within bounds, to the fixpoint; MUTANTS=1: bugs put back there
+ifeq ($(MUTANTS),)
 	BOUND="$(BOUND)" cargo test --locked --release --test exhaustive every_bound_reaches_its_fixpoint -- --ignored --nocapture
+	$(if $(BOUND),,BOUND=quick $(PLANTED))
+else
+	BOUND="$(BOUND)" ONLY=$(ONLY) $(PLANTED)
+endif
 
 tla: ## SEEDS=1..51              the specification under TLC, which it installs, and traces of the simulator against it
 	@SEEDS=$(if $(filter file,$(origin SEEDS)),,$(SEEDS)) scripts/tla

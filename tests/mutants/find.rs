@@ -51,7 +51,7 @@ impl fmt::Display for Row<'_> {
 }
 
 /// The programs of the one build, by target, and where their output goes.
-struct Build {
+pub struct Build {
     tree: PathBuf,
     logs: PathBuf,
     programs: BTreeMap<String, PathBuf>,
@@ -61,15 +61,18 @@ struct Build {
 /// Looks for all of `mutants`, or for those that `ONLY` names; panics when one survives.
 pub fn find_all(all: Vec<Mutant>) {
     let build = Build::make(&all);
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let only: BTreeSet<&str> = only.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
-    let unknown: Vec<_> = only.iter().filter(|id| all.iter().all(|mutant| mutant.id != **id)).collect();
-    assert!(unknown.is_empty(), "no such mutants: {unknown:?}");
+    let ids = std::env::var("ONLY").unwrap_or_default();
+    let only = only(&ids, &all);
     let chosen = |mutant: &&Mutant| only.is_empty() || only.contains(mutant.id.as_str());
     let mutants: Vec<&Mutant> = all.iter().filter(chosen).collect();
     build.check_without_mutants(&mutants);
     println!("| id | bug | kin | found by | seeds | seconds |\n|---|---|---|---|---|---|");
-    let rows = search_in_parallel(&mutants, |mutant| build.search(mutant));
+    let rows = in_parallel(&mutants, |mutant| {
+        let began = Instant::now();
+        let row = Row { mutant, found: build.search(mutant), took: began.elapsed() };
+        eprintln!("{row}");
+        row
+    });
     for row in &rows {
         println!("{row}");
     }
@@ -82,40 +85,53 @@ pub fn find_all(all: Vec<Mutant>) {
     println!("all {} found within seeds {}", rows.len(), build.seeds);
 }
 
+/// The ids that `text` names, separated by commas.
+pub fn only<'a>(text: &'a str, all: &[Mutant]) -> BTreeSet<&'a str> {
+    let only: BTreeSet<&str> = text.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+    let unknown: Vec<_> = only.iter().filter(|id| all.iter().all(|mutant| mutant.id != **id)).collect();
+    assert!(unknown.is_empty(), "no such mutants: {unknown:?}");
+    only
+}
+
 fn jobs() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::env::var("JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(cores).max(1)
 }
 
-/// The rows in the order of `mutants`; progress goes to the error output.
-fn search_in_parallel<'a>(mutants: &[&'a Mutant], search: impl Fn(&Mutant) -> Found + Sync) -> Vec<Row<'a>> {
+/// What `search` makes of each of `items`, in their order.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], search: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return };
+            let row = search(item);
+            rows.lock().expect("no search panics").push((at, row));
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..jobs() {
-            scope.spawn(|| {
-                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = Instant::now();
-                    let found = search(mutant);
-                    let row = Row { mutant, found, took: began.elapsed() };
-                    eprintln!("{row}");
-                    rows.lock().expect("no search panics").push(row);
-                }
-            });
+            scope.spawn(work);
         }
     });
     let mut rows = rows.into_inner().expect("no search panics");
-    rows.sort_by_key(|row| mutants.iter().position(|mutant| mutant.id == row.mutant.id));
-    rows
+    rows.sort_by_key(|(at, _)| *at);
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 impl Build {
     /// Copies, rewrites and builds: the simulator and every target that some mutant names.
     fn make(mutants: &[Mutant]) -> Self {
-        let (tree, logs) = (lay_out(mutants), target().join("mutants/logs"));
-        fs::create_dir_all(&logs).expect("target/mutants can be made");
         let mut targets: BTreeSet<String> =
             mutants.iter().filter_map(Mutant::named).map(|named| named.target).collect();
         targets.insert("sim".to_owned());
+        Self::of(mutants, targets)
+    }
+
+    /// The same with these targets only.
+    pub fn of(mutants: &[Mutant], targets: BTreeSet<String>) -> Self {
+        let (tree, logs) = (lay_out(mutants), target().join("mutants/logs"));
+        fs::create_dir_all(&logs).expect("target/mutants can be made");
         let programs = compile(&tree, &targets);
         let seeds = std::env::var("SEEDS").unwrap_or_else(|_| SEEDS.to_owned());
         Self { tree, logs, programs, seeds }
@@ -146,14 +162,20 @@ impl Build {
         }
     }
 
-    /// Runs a program of the build with a mutant; whether it succeeded, and what it said.
-    fn run(&self, id: &str, target: &str, arguments: &[&str]) -> Result<(bool, String), String> {
+    /// Runs a program of the build with a mutant and these settings; whether it succeeded, and what it said.
+    pub fn run(
+        &self,
+        id: &str,
+        target: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Result<(bool, String), String> {
         let path = self.logs.join(format!("{}.log", if id.is_empty() { "none" } else { id }));
         let log = File::create(&path).expect("a log");
         let mut command = Command::new(&self.programs[target]);
         command.args(arguments).current_dir(&self.tree).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
-        command.env("SEEDS", &self.seeds).env_remove("TERMGATE_MUTANT");
+        command.env("SEEDS", &self.seeds).env_remove("TERMGATE_MUTANT").envs(settings.iter().copied());
         if !id.is_empty() {
             // One after the other: the number of seeds is then that of the first that fails.
             command.env("JOBS", "1").env("TERMGATE_MUTANT", id);
@@ -169,8 +191,8 @@ impl Build {
     }
 
     fn simulate(&self, id: &str) -> Found {
-        let (succeeded, said) = match self.run(id, "sim", &[SIMULATOR, "--ignored", "--nocapture", "--exact"])
-        {
+        let arguments = [SIMULATOR, "--ignored", "--nocapture", "--exact"];
+        let (succeeded, said) = match self.run(id, "sim", &arguments, &[]) {
             Ok(ended) => ended,
             Err(why) => return Found::Unclear(why),
         };
@@ -182,7 +204,7 @@ impl Build {
     }
 
     fn test(&self, id: &str, named: &Named) -> Found {
-        match self.run(id, &named.target, &[&named.name, "--exact"]) {
+        match self.run(id, &named.target, &[&named.name, "--exact"], &[]) {
             Ok((true, said)) if said.contains("1 passed") => Found::Survived,
             Ok((false, said)) if said.contains("1 failed") => {
                 Found::By { what: said.lines().find_map(script).unwrap_or_else(|| named.shown()), seed: None }

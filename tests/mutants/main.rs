@@ -11,6 +11,7 @@
 //! ```
 
 mod find;
+mod model;
 mod schemata;
 mod table;
 mod tree;
