@@ -120,7 +120,7 @@ fn a_preferred_node_that_flaps_gets_leadership_when_it_stays() {
     for how in FLAPS {
         let mut world = settled(&ONE_EACH, Region::Us, 1);
         for _ in 0..20 {
-            world.run_for(wait() - 5 * SECOND);
+            world.run_for(wait() - 10 * SECOND);
             flap(&mut world, IN_US, how);
         }
         assert_eq!((leaders(&world), world.handovers.len()), (vec![], 0), "{how:?}");
