@@ -150,12 +150,21 @@ pub fn quick() -> Vec<Bound> {
 pub fn all() -> Vec<Bound> {
     vec![
         Bound { name: "i election, crowded", inflight: 3, doubles: 1, ..ELECTION },
+        Bound { name: "i election, four messages", inflight: 4, ..ELECTION },
         Bound { name: "i election, three terms", terms: 3, entries: 3, ..ELECTION },
         Bound {
             name: "i election, three terms, crash",
             terms: 3,
             entries: 3,
             crashes: 1,
+            inflight: 1,
+            ..ELECTION
+        },
+        Bound {
+            name: "i election, three terms, crashes",
+            terms: 3,
+            entries: 1,
+            crashes: 2,
             inflight: 1,
             ..ELECTION
         },
