@@ -73,6 +73,7 @@ geo: ## commit and failover times of placements over regions, simulated
 
 long-run: ## COMMANDS=10000000      log, file and memory over so many commands; a follower a tenth of them behind
 	COMMANDS=$(COMMANDS) cargo test --locked --release --test long_run -- --ignored --nocapture --test-threads 1
+	COMMANDS=$(COMMANDS) cargo test --locked --release --test processes away:: -- --ignored --nocapture --test-threads 1
 
 fuzz: ## SECONDS=60 TARGET=       every fuzz target for so long, guided by coverage
 	@SECONDS_EACH=$(or $(SECONDS),60) TARGET=$(TARGET) scripts/fuzz run

@@ -1,15 +1,12 @@
-//! What stays bounded however long a node runs: log, file and memory; and a follower that was away for a
-//! million entries. Long, so it is asked for: `make long-run`.
+//! What stays bounded however long a node runs: log, file and memory. Long, so it is asked for: `make long-run`.
 //!
-//! Real loops, stores and meshes in this process, without the edges: an HTTP request for each of ten million
-//! commands would measure HTTP. So the memory is that of all nodes of the process together.
+//! A real loop, store and mesh in this process, without the edges: an HTTP request for each of ten million
+//! commands would measure HTTP.
 
 mod node;
 mod pki;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +14,6 @@ use node::Plan;
 use pki::{Pki, free_address};
 use termgate::driver::handle::Handle;
 use termgate::driver::run::Running;
-use termgate::ids::LogIndex;
 use termgate::registry::command::{Condition, Op};
 
 /// Keys that are written over and over.
@@ -53,11 +49,8 @@ fn start(plan: &Plan<'_>) -> Running {
     plan.start(plan.open(), |fatal| panic!("a node ended by itself: {fatal}")).unwrap()
 }
 
-async fn wait_for_leader<'a>(nodes: &[&'a Handle]) -> &'a Handle {
-    loop {
-        if let Some(leader) = nodes.iter().find(|node| node.leadership().fence.is_some()) {
-            return leader;
-        }
+async fn wait_until_leader(node: &Handle) {
+    while node.leadership().fence.is_none() {
         // The pace of the wait.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -91,7 +84,8 @@ fn ten_million_commands_leave_log_file_and_memory_bounded() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!("{:>10} {:>9} {:>9} {:>10} {:>12}", "commands", "log", "files MiB", "memory MiB", "commands/s");
     let steps: Vec<(u64, u64, u64)> = runtime.block_on(async {
-        let leader = wait_for_leader(&[&running.handle]).await;
+        let leader = &running.handle;
+        wait_until_leader(leader).await;
         let (mut steps, mut written) = (Vec::new(), 0);
         let each = commands() / 10;
         for _ in 0..10 {
@@ -114,43 +108,4 @@ fn ten_million_commands_leave_log_file_and_memory_bounded() {
         assert!(*later_files < files * 2, "the files grew from {files} to {later_files} bytes");
         assert!(*later_memory < memory * 3 / 2, "the memory grew from {memory} to {later_memory} bytes");
     }
-}
-
-#[test]
-#[ignore = "takes minutes: make long-run"]
-fn a_follower_that_was_away_for_a_million_entries_catches_up_while_writes_go_on() {
-    let pki = Pki::new();
-    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-    let addresses = [free_address(), free_address(), free_address()];
-    let plan = |id: u64| Plan { pki: &pki, dir: dirs[id as usize - 1].path(), id, addresses: &addresses };
-    let running = [start(&plan(1)), start(&plan(2))];
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let missed = commands() / 10;
-    runtime.block_on(async {
-        let nodes: Vec<&Handle> = running.iter().map(|running| &running.handle).collect();
-        let leader = wait_for_leader(&nodes).await;
-        write(leader, move |count| count >= missed / WRITERS).await;
-        let (behind, before) = (leader.leadership().commit_index, memory());
-        println!("node 3 starts {behind} entries behind; memory {} MiB", before / MIB);
-        let over = Arc::new(AtomicBool::new(false));
-        let (stop, writing) = (Arc::clone(&over), leader.clone());
-        let writes =
-            tokio::spawn(async move { write(&writing, move |_| stop.load(Ordering::Relaxed)).await });
-        let began = Instant::now();
-        let late = start(&plan(3));
-        let mut most = before;
-        while late.handle.leadership().last_applied < behind.max(LogIndex(1)) {
-            most = most.max(memory());
-            // The pace of the wait.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let took = began.elapsed();
-        over.store(true, Ordering::Relaxed);
-        let meanwhile = writes.await.unwrap();
-        println!("caught up in {took:?}, {meanwhile} writes meanwhile; memory at most {} MiB", most / MIB);
-        assert!(meanwhile > 0, "writes went on");
-        assert!(most < before * 2 + 256 * MIB, "the memory grew from {before} to {most} bytes");
-        late.stop();
-    });
-    running.into_iter().for_each(Running::stop);
 }

@@ -2,6 +2,7 @@
 //!
 //! | file | what runs |
 //! |---|---|
+//! | `away` | a follower that was away for a million entries (`make long-run`) |
 //! | `dev` | `termgate dev`, spoken to as its welcome text says |
 //! | `disaster` | backups, a cluster that is restored, and one that is made anew of a survivor |
 //! | `ledger` | three nodes before `examples/ledger` before a PostgreSQL server of our own |
@@ -20,6 +21,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod dev;
 mod disaster;
 mod full_disk;

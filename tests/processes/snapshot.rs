@@ -18,7 +18,7 @@ const SNAPSHOTS: u64 = 2;
 const SMALL_BYTES: usize = 1024;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Election timeouts that a busy machine does not miss, and that a transfer is longer than: who is elected here is
+/// Election timeouts that a busy machine does not miss, and that a transfer is about as long as: who is elected here is
 /// elected because of it.
 pub const PATIENT: &str = "[raft]\nelection_timeout_ms = [1000, 2000]\n";
 
