@@ -248,8 +248,10 @@ impl Checker {
         if let Some(new) = write.hard_state {
             self.check_hard_state(node, new);
         }
-        let changes = |e: &Entry| matches!(e.payload, Payload::Membership(_));
-        if write.append.iter().any(changes) && self.nodes[node].in_force_before.is_none() {
+        let seen = &self.nodes[node];
+        let brings = write.append.iter().any(|e| matches!(e.payload, Payload::Membership(_)));
+        let takes = |from: LogIndex| seen.memberships.last().is_some_and(|last| *last as u64 + 1 >= from.0);
+        if seen.in_force_before.is_none() && (brings || write.truncate_from.is_some_and(takes)) {
             self.nodes[node].in_force_before = Some(self.in_force(node).clone());
         }
         if let Some(compaction) = &write.compact {
