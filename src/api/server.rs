@@ -1,6 +1,7 @@
 //! The TCP listener: HTTP/1.1 and HTTP/2 without TLS, every limit set.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -12,12 +13,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::api::backup::Content;
 use crate::api::{Api, Caller};
 use crate::problem::{Kind, Problem};
+use crate::proxy::listener::finish;
 use crate::registry::limits::VALUE_BYTES;
 use crate::time::Duration;
 
@@ -32,36 +35,53 @@ const HEAD_LIMIT: Duration = Duration::from_secs(120);
 const HEAD_BYTES: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 256;
+/// How long what is under way may take when the node ends: a write may wait so long for a leader.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// After a failed accept (no file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What an HTTP/2 client says first (RFC 9113, section 3.4); no HTTP/1 method begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 
-/// Serves `api` on `listener` for ever. Connections are closed when the runtime ends.
-pub async fn serve(listener: TcpListener, api: Api) {
+/// Serves `api` on `listener` until `stop`, then lets what is under way finish, for a while.
+pub async fn serve(listener: TcpListener, api: Api, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let api = api.clone();
-                tokio::spawn(async move {
-                    connection(stream, api).await;
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let accepted = tokio::select! {
+            accepted = next => Some(accepted),
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            None => break,
+            Some((Ok(slot), Ok((stream, _)))) => {
+                let (api, stop) = (api.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection(stream, api, stop).await;
                     drop(slot);
                 });
             }
-            Err(e) => {
-                tracing::warn!(error = %e, "the API listener can't accept");
+            Some((_, outcome)) => {
+                tracing::warn!(error = ?outcome.err(), "the API listener can't accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    drop(listener);
+    let _ = timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn connection(stream: TcpStream, api: Api) {
+async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let Ok(Some(is_http2)) = timeout(CLIENT_LIMIT, speaks_http2(&stream)).await else { return };
+    let known = tokio::select! {
+        known = timeout(CLIENT_LIMIT, speaks_http2(&stream)) => known,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let Ok(Some(is_http2)) = known else { return };
     let service = service_fn(move |request| answer(api.clone(), request));
     // How a connection ended is the client's business; every request was answered or given up by it.
     let _ = if is_http2 {
@@ -70,11 +90,13 @@ async fn connection(stream: TcpStream, api: Api) {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEAD_BYTES as u32)
             .timer(TokioTimer::new());
-        server.serve_connection(TokioIo::new(stream), service).await
+        let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        finish(connection, stop, |c| c.graceful_shutdown()).await
     } else {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(HEAD_BYTES);
-        server.serve_connection(TokioIo::new(stream), service).await
+        let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        finish(connection, stop, |c| c.graceful_shutdown()).await
     };
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use rand::random;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::answers::ResourceStatus;
@@ -54,15 +55,22 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
     let listener = listener.map_err(|e| {
         format!("cannot listen on {} for the API: {e}; is another process using it?", config.listen.api)
     })?;
-    let serving = tokio::spawn(api::serve(listener, api));
+    let (ending, ends) = watch::channel(false);
+    let serving = tokio::spawn(api::serve(listener, api, ends));
     tracing::info!(
         node = %config.id(), %incarnation, proxy = %config.listen.proxy, api = %config.listen.api, peer = %config.listen.peer,
         "node started"
     );
     let signal = asked_to_end().await?;
     tracing::info!(signal, "the node ends: handing over, then draining");
-    stop(proxy, &handle, running).await;
-    serving.abort();
+    proxy.drain();
+    hand_over(&handle).await;
+    // The API passes calls on over the proxy's hop and asks the loop, so it ends before both.
+    ending.send_replace(true);
+    if serving.await.is_err() {
+        tracing::error!("the API panicked while the node ended");
+    }
+    stop(proxy, running).await;
     Ok(())
 }
 
@@ -189,8 +197,7 @@ fn own_address(config: &NodeConfig) -> String {
     own.map(|member| member.peer.clone()).unwrap_or_default()
 }
 
-async fn stop(proxy: Proxy, handle: &Handle, running: Running) {
-    proxy.drain();
+async fn hand_over(handle: &Handle) {
     if handle.leadership().fence.is_some() {
         match timeout(HAND_OVER_LIMIT, handle.transfer(None, None)).await {
             Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
@@ -198,7 +205,10 @@ async fn stop(proxy: Proxy, handle: &Handle, running: Running) {
             Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),
         }
     }
-    // Both wait for their threads.
+}
+
+/// Both wait for their threads.
+async fn stop(proxy: Proxy, running: Running) {
     let ended = tokio::task::spawn_blocking(move || {
         proxy.shutdown();
         running.stop();

@@ -143,7 +143,7 @@ fn as_http1(answer: Response<Bytes>) -> Vec<u8> {
 }
 
 /// Runs a connection to its end; told to stop, it takes no new request and ends what it has.
-async fn finish<C: Future>(
+pub async fn finish<C: Future>(
     mut connection: Pin<&mut C>,
     mut stop: watch::Receiver<bool>,
     shut_down: fn(Pin<&mut C>),

@@ -6,13 +6,18 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::fake::Cluster;
 
 pub(crate) async fn connect(cluster: &Cluster) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(termgate::api::serve(listener, cluster.api(1)));
+    let api = cluster.api(1);
+    tokio::spawn(async move {
+        let (_runs_on, stop) = watch::channel(false);
+        termgate::api::serve(listener, api, stop).await;
+    });
     TcpStream::connect(address).await.unwrap()
 }
 
@@ -23,6 +28,29 @@ async fn exchange(bytes: &[u8]) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_node_ends_is_answered_and_nothing_more_is_taken() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ending, stop) = watch::channel(false);
+    let serving = tokio::spawn(termgate::api::serve(listener, Cluster::led_by(1).api(1), stop));
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut busy = TcpStream::connect(address).await.unwrap();
+    let head = b"PUT /registry/keys/k HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+    busy.write_all(head).await.unwrap();
+    // Then the request is under way for certain.
+    let mut asks = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    busy.read_exact(&mut asks).await.unwrap();
+    ending.send_replace(true);
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "nothing was asked there");
+    busy.write_all(b"v").await.unwrap();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 Created") && answer.contains("connection: close"), "{answer}");
+    serving.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test]
