@@ -124,10 +124,14 @@ pub(super) fn read(root: &mut Section<'_>) -> Option<NodeConfig> {
     let routes = read_routes(root, raft.lease_reads);
     let (id, members) = (own.id?, cluster.members?);
     let zone = own.zone.or(member.and_then(|member| member.zone));
+    let members = with_zone(members, id, zone.as_deref());
+    if !cluster.join {
+        check_preferred(root, preferred_zone.as_deref(), &members);
+    }
     Some(NodeConfig {
         cluster: cluster.name?,
         data_dir: own.data_dir?,
-        members: with_zone(members, id, zone.as_deref()),
+        members,
         join: cluster.join,
         zone,
         listen: listen?,
@@ -150,6 +154,20 @@ fn with_zone(mut members: Vec<Member>, id: NodeId, zone: Option<&str>) -> Vec<Me
         own.zone = zone.map(str::to_owned);
     }
     members
+}
+
+/// Who is added later may be in that zone, so it is no error.
+fn check_preferred(root: &Section<'_>, wanted: Option<&str>, members: &[Member]) {
+    let Some(wanted) = wanted else { return };
+    if !members.iter().any(|member| member.zone.as_deref() == Some(wanted)) {
+        root.warn(
+            "raft.preferred_zone",
+            format!(
+                "no member is in zone \"{wanted}\", so leadership stays where it is; set `zone = \"{wanted}\"` in the \
+                 [[cluster.members]] sections of the members there, on every node"
+            ),
+        );
+    }
 }
 
 fn read_own(root: &mut Section<'_>) -> Own {

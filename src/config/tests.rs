@@ -36,6 +36,12 @@ fn a_profile_sets_the_timing_and_single_keys_stand_above_it() {
     let config = node(&bare, &[]).unwrap().config;
     assert_eq!(config.raft, crate::raft::config::Config::wan(NodeId(1)));
     assert_eq!(config.preferred_zone.as_deref(), Some("eu-1"));
+    let nowhere = node(&with("preferred_zone = \"eu-2\""), &[]).unwrap().warnings;
+    let text = issue::lines(&nowhere);
+    assert!(
+        text.starts_with("warning: node.toml: raft.preferred_zone: no member is in zone \"eu-2\""),
+        "{text}"
+    );
     let faster = node(&with("profile = \"wan\""), &[]).unwrap().config.raft;
     assert_eq!(faster.heartbeat_interval, Duration::from_millis(50));
     assert_eq!(complaints(&with("profile = \"moon\""), &[]).0, ["raft.profile"]);
