@@ -45,8 +45,8 @@ struct Seen {
     log: Vec<Linked>,
     /// Where in it memberships stand.
     memberships: Vec<usize>,
-    /// The membership in force before the last turn, when that changed it.
-    in_force_before: Option<Membership>,
+    /// The memberships that were in force in the present turn and are no more, the one before it first.
+    in_force_before: Vec<Membership>,
     hard_state: HardState,
     term: Term,
     commit: LogIndex,
@@ -251,8 +251,9 @@ impl Checker {
         let seen = &self.nodes[node];
         let brings = write.append.iter().any(|e| matches!(e.payload, Payload::Membership(_)));
         let takes = |from: LogIndex| seen.memberships.last().is_some_and(|last| *last as u64 + 1 >= from.0);
-        if seen.in_force_before.is_none() && (brings || write.truncate_from.is_some_and(takes)) {
-            self.nodes[node].in_force_before = Some(self.in_force(node).clone());
+        if brings || write.truncate_from.is_some_and(takes) {
+            let replaced = self.in_force(node).clone();
+            self.nodes[node].in_force_before.push(replaced);
         }
         if let Some(compaction) = &write.compact {
             self.check_compaction(node, compaction);
@@ -380,7 +381,7 @@ impl Checker {
         self.nodes[node].applied = shown.last_applied;
         self.nodes[node].term = shown.term;
         self.nodes[node].role = Some(shown.role);
-        self.nodes[node].in_force_before = None;
+        self.nodes[node].in_force_before.clear();
         let last = self.nodes[node].log.last().map_or(LogId::ZERO, |l| l.entry.id);
         if last_log.is_some_and(|shown| shown != last) {
             self.fail(format!("node {} shows last log {last_log:?}, its writes say {last}", node + 1));
@@ -401,7 +402,7 @@ impl Checker {
     /// joint one, which is committed itself, is no change (MC-5).
     fn check_change(&mut self, node: usize, shown: &Leadership) {
         let seen = &self.nodes[node];
-        let completes = seen.in_force_before.as_ref().is_none_or(Membership::is_joint);
+        let completes = seen.in_force_before.first().is_none_or(Membership::is_joint);
         if completes || shown.role != RoleKind::Leader {
             return;
         }
@@ -498,8 +499,18 @@ impl Checker {
             self.fail(format!("I4: node {} commits another history at {known}", node + 1));
             return;
         }
+        let holds = |id: LogId| move |n: NodeId| nodes[n.0 as usize - 1].holds(id);
         for at in known..upto {
             let Linked { entry, chain } = self.nodes[node].log[at].clone();
+            // Nothing replaces a membership before it is committed (MC-1), so it counts for itself.
+            if let Payload::Membership(membership) = &entry.payload
+                && !is_quorum(membership, holds(entry.id))
+            {
+                let id = entry.id;
+                self.fail(format!(
+                    "I6: {id} is committed and durable on no quorum of its own {membership:?}"
+                ));
+            }
             self.roster.commit(&entry);
             self.committed.push(Committed { id: entry.id, chain, entry: entry.clone(), known_in: view.term });
             self.fresh.push(entry);
@@ -507,11 +518,10 @@ impl Checker {
         if upto > known {
             let id = self.committed[upto - 1].id;
             // Who commits first leads, and counts in the membership that it has in force: the last in its
-            // log, or the one before this turn.
-            let holds = |n: NodeId| nodes[n.0 as usize - 1].holds(id);
+            // log, or one that was that earlier in this turn.
             let in_force = self.in_force(node);
-            let before = self.nodes[node].in_force_before.as_ref().unwrap_or(in_force);
-            if !is_quorum(in_force, holds) && !is_quorum(before, holds) {
+            let counts = |membership: &Membership| is_quorum(membership, holds(id));
+            if !counts(in_force) && !self.nodes[node].in_force_before.iter().any(counts) {
                 self.fail(format!("I6: {id} is committed and durable on no quorum of {in_force:?}"));
             }
             self.check_leaders_ahead(view.term);
