@@ -3,7 +3,8 @@
 //!
 //! 1. The leader stops taking proposals, and from this moment its lease is suspect and its fence
 //!    withdrawn: what follows breaks the promises the lease rests on (R4).
-//! 2. It brings the target up to date, then says TimeoutNow.
+//! 2. It brings the target up to date and waits until all of its log is committed, so that nobody who
+//!    waits for an entry is left in doubt by the change (T-5). Then it says TimeoutNow.
 //! 3. The target campaigns at once, without pre-vote (L6). Its vote request names the leader's term
 //!    and the transfer's number, which releases the voters from their promise to that leader (L7).
 //! 4. If nothing comes of it within an election timeout, the leader gives the transfer up (L8). A
@@ -85,13 +86,14 @@ impl Leader {
         best.map(|(id, _)| *id).ok_or(TransferRefusal::NobodyCaughtUp)
     }
 
-    /// Says TimeoutNow once the target holds the whole log.
+    /// Says TimeoutNow once the target holds the whole log, and all of it is committed (T-5).
     pub fn hand_over(&mut self, core: &mut Core) {
         let Some(transfer) = &mut self.transfer else { return };
         let last_log = core.last_log();
         let caught_up =
             self.peers.get(&transfer.target).is_some_and(|peer| peer.match_index == last_log.index);
-        if caught_up && !transfer.said {
+        let settled = core.commit_index == last_log.index;
+        if caught_up && settled && !transfer.said {
             transfer.said = true;
             let order = Body::TimeoutNow(TimeoutNow { last_log });
             core.send(transfer.target, transfer.number, order, IoSeq::ZERO);

@@ -100,7 +100,7 @@ fn an_unknown_outcome_is_explained_by_an_end_that_it_spans_and_by_no_other() {
     let ends = [follower, leader];
     let is_explained = |asked, called, answered| {
         let (called, answered) = (ms(called), ms(answered));
-        let unknown = Unknown { asked, is_entry: false, called, answered, what: String::new() };
+        let unknown = Unknown { asked, called, answered, what: String::new() };
         unexplained(vec![unknown], &ends).is_empty()
     };
     assert!(is_explained(1, 90, 105) && is_explained(1, 105, 300));

@@ -27,8 +27,6 @@ pub struct End {
 #[derive(Debug, Clone)]
 pub struct Unknown {
     pub asked: u64,
-    /// Whether it was a write of the registry, which is an entry of the log.
-    pub is_entry: bool,
     pub called: Duration,
     /// When the client was told, or gave up.
     pub answered: Duration,
@@ -45,7 +43,7 @@ impl End {
 
 impl Unknown {
     /// Whether some of the time from `from` to `to` passed while it was under way.
-    pub fn spans(&self, from: Duration, to: Duration) -> bool {
+    fn spans(&self, from: Duration, to: Duration) -> bool {
         self.called <= to && from <= self.answered
     }
 }
@@ -68,7 +66,7 @@ pub fn kill_at_once(cluster: &mut Cluster, ids: &[u64]) -> Vec<End> {
 }
 
 /// Waits until no node takes one of these for the leader; answers when that was.
-pub fn wait_followed_no_more(cluster: &Cluster, leaders: &[u64]) -> Duration {
+fn wait_followed_no_more(cluster: &Cluster, leaders: &[u64]) -> Duration {
     wait::until("word that the leader is another", SETTLE_LIMIT, || {
         let mut others = cluster.ids().into_iter().filter(|id| !leaders.contains(id));
         others.all(|id| is_over_it(cluster, id, leaders)).then_some(())

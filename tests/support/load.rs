@@ -119,17 +119,17 @@ impl Account {
         let of_resource = self.writes.iter().filter_map(|write| {
             let Outcome::Unknown(why) = &write.outcome else { return None };
             let what = format!("{}: {why}", write.body);
-            Some(unknown(write.asked, [write.called_ns, write.answered_ns], false, what))
+            Some(unknown(write.asked, [write.called_ns, write.answered_ns], what))
         });
         let ops = self.record.ops.iter().zip(&self.record.asked);
         let of_registry = ops
             .filter(|(op, _)| op.is_unknown_write())
-            .map(|(op, asked)| unknown(*asked, [op.called, op.returned], true, op.to_string()));
+            .map(|(op, asked)| unknown(*asked, [op.called, op.returned], op.to_string()));
         of_resource.chain(of_registry).collect()
     }
 }
 
-fn unknown(asked: u64, times: [u64; 2], is_entry: bool, what: String) -> Unknown {
+fn unknown(asked: u64, times: [u64; 2], what: String) -> Unknown {
     let [called, answered] = times.map(Duration::from_nanos);
-    Unknown { asked, is_entry, called, answered, what }
+    Unknown { asked, called, answered, what }
 }
