@@ -7,7 +7,7 @@
 //! L5  main cli app config dev disaster     composition: the only place that knows everything
 //! L4  proxy/  api/  guard/  demo/       the edges: HTTP in, HTTP out
 //! L3  driver/                           one loop owns core + store + state machine
-//! L2  storage/ transport/ hop/ certs/ clock metrics problem
+//! L2  storage/ transport/ hop/ certs/ clock listen metrics problem
 //! L1  raft/  registry/  fencing/        pure: no IO, no clock, no async, no threads
 //! L0  ids  time  quorum  lease          vocabulary and arithmetic
 //! ```
@@ -27,6 +27,7 @@ pub mod registry;
 pub mod certs;
 pub mod clock;
 pub mod hop;
+pub mod listen;
 pub mod metrics;
 pub mod problem;
 pub mod storage;

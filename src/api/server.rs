@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -13,14 +13,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::backup::Content;
 use crate::api::{Api, Caller};
+use crate::listen::{Bounds, accept, finish, last, lingered, told};
 use crate::problem::{Kind, Problem};
-use crate::proxy::listener::finish;
 use crate::registry::limits::VALUE_BYTES;
 use crate::time::Duration;
 
@@ -37,52 +36,23 @@ const HEAD_BYTES: usize = 16 * 1024;
 const STREAMS: u32 = 256;
 /// How long what is under way may take when the node ends: a write may wait so long for a leader.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// After a failed accept (no file descriptors), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What an HTTP/2 client says first (RFC 9113, section 3.4); no HTTP/1 method begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 
 /// Serves `api` on `listener` until `stop`, then lets what is under way finish, for a while.
-pub async fn serve(listener: TcpListener, api: Api, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let accepted = tokio::select! {
-            accepted = next => Some(accepted),
-            _ = stop.wait_for(|stop| *stop) => None,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            None => break,
-            Some((Ok(slot), Ok((stream, _)))) => {
-                let (api, stop) = (api.clone(), stop.clone());
-                connections.spawn(async move {
-                    connection(stream, api, stop).await;
-                    drop(slot);
-                });
-            }
-            Some((_, outcome)) => {
-                tracing::warn!(error = ?outcome.err(), "the API listener can't accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    let _ = timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
+pub async fn serve(listener: TcpListener, api: Api, stop: watch::Receiver<bool>) {
+    let bounds = Bounds { connections: CONNECTIONS, drain: DRAIN_LIMIT };
+    let stopping = stop.clone();
+    accept(listener, bounds, stop, |stream, _| connection(stream, api.clone(), stopping.clone()).boxed())
+        .await;
 }
 
-async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
+async fn connection(stream: TcpStream, api: Api, stop: watch::Receiver<bool>) {
     let known = tokio::select! {
         known = timeout(CLIENT_LIMIT, speaks_http2(&stream)) => known,
-        _ = stop.wait_for(|stop| *stop) => return,
+        () = lingered(stop.clone()) => return,
     };
     let Ok(Some(is_http2)) = known else { return };
-    let service = service_fn(move |request| answer(api.clone(), request));
     // How a connection ended is the client's business; every request was answered or given up by it.
     let _ = if is_http2 {
         let mut server = http2::Builder::new(TokioExecutor::new());
@@ -90,13 +60,19 @@ async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEAD_BYTES as u32)
             .timer(TokioTimer::new());
+        let service = service_fn(move |request| answer(api.clone(), request));
         let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-        finish(connection, stop, |c| c.graceful_shutdown()).await
+        finish(connection, told(stop), |c| c.graceful_shutdown()).await
     } else {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(HEAD_BYTES);
+        let closing = stop.clone();
+        let service = service_fn(move |request| {
+            let (answer, closing) = (answer(api.clone(), request), closing.clone());
+            async move { answer.await.map(|answer| last(answer, &closing)) }
+        });
         let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-        finish(connection, stop, |c| c.graceful_shutdown()).await
+        finish(connection, lingered(stop), |c| c.graceful_shutdown()).await
     };
 }
 

@@ -21,29 +21,38 @@ pub mod journal;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::demo::journal::{Draft, Journal, JournalError};
 use crate::guard::fields::{self, AnswerBody, BoxError, Sender, json_answer, whole};
 use crate::ids::{NodeId, Term};
+use crate::listen::{Bounds, accept, finish, last, lingered};
 use crate::problem::{Kind, Problem};
+use crate::time::Duration;
 
 /// The path of both calls.
 const PATH: &str = "/ledger";
 /// The longest entry: enough for a demo, short enough to keep whole in memory.
 const MAX_ENTRY: usize = 1024 * 1024;
-
+/// Connections at once: as many as the guard before it has.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long an entry may still take when the ledger is asked to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Fields of a request: what the guard lets through.
 const MAX_FIELDS: usize = 128;
 
@@ -67,6 +76,7 @@ pub enum LedgerError {
 #[derive(Debug)]
 pub struct Ledger {
     address: SocketAddr,
+    stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -77,7 +87,9 @@ impl Ledger {
         let listen_error = |source| LedgerError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        Ok(Self { address, task: tokio::spawn(serve(listener, journal)) })
+        let stop = watch::Sender::new(false);
+        let task = tokio::spawn(serve(listener, journal, stop.subscribe()));
+        Ok(Self { address, stop, task })
     }
 
     /// Where it listens.
@@ -85,9 +97,9 @@ impl Ledger {
         self.address
     }
 
-    /// Ends it; entries that were acknowledged are on disk.
+    /// Takes nothing more, and ends it when what is under way has its answer, or has taken too long.
     pub async fn stop(mut self) {
-        self.task.abort();
+        self.stop.send_replace(true);
         let _ended = (&mut self.task).await;
     }
 }
@@ -98,33 +110,31 @@ impl Drop for Ledger {
     }
 }
 
-async fn serve(listener: TcpListener, journal: Arc<Journal>) {
-    let mut connections = JoinSet::new();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, journal.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the ledger cannot accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-        while connections.try_join_next().is_some() {}
+async fn serve(listener: TcpListener, journal: Arc<Journal>, stop: watch::Receiver<bool>) {
+    let bounds = Bounds { connections: MAX_CONNECTIONS, drain: DRAIN_TIMEOUT };
+    let stopping = stop.clone();
+    accept(listener, bounds, stop, |stream, _| connection(stream, journal.clone(), stopping.clone()).boxed())
+        .await;
+}
+
+async fn connection(stream: TcpStream, journal: Arc<Journal>, stop: watch::Receiver<bool>) {
+    let closing = stop.clone();
+    let service = service_fn(move |request| maybe_last(journal.clone(), request, closing.clone()));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).max_headers(MAX_FIELDS);
+    let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    if let Err(error) = finish(connection, lingered(stop), |c| c.graceful_shutdown()).await {
+        tracing::debug!(%error, "a connection to the ledger ended");
     }
 }
 
-async fn connection(stream: TcpStream, journal: Arc<Journal>) {
-    let _small_answers_at_once = stream.set_nodelay(true);
-    let answer = hyper::service::service_fn(move |request| answer(journal.clone(), request));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .max_headers(MAX_FIELDS)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the ledger ended");
-    }
+/// The last answer of a connection says so.
+async fn maybe_last(
+    journal: Arc<Journal>,
+    request: Request<Incoming>,
+    stop: watch::Receiver<bool>,
+) -> Result<Response<AnswerBody>, BoxError> {
+    Ok(last(answer(journal, request).await?, &stop))
 }
 
 /// An error closes the connection without an answer: the outcome is unknown.

@@ -29,9 +29,11 @@
 //! A backend that never answers holds raises up for ever, and with them the next leader: that is the
 //! price of never guessing. Restarting the backend closes its connections, which ends its writes.
 //!
+//! A guard that is asked to end takes nothing more, and ends when what is under way has its answer.
+//!
 //! What it does not do. It checks only what passes through it: a backend that also listens elsewhere
 //! is not fenced. A write ends for it when the backend has answered or has closed the connection; work that a
-//! backend goes on with afterwards is out of reach. After a restart of the guard itself the term is still there, but
+//! backend goes on with afterwards is out of reach. After a guard has crashed the term is still there, but
 //! what was in flight is forgotten: a request that the backend had received in full may still take
 //! effect. Restart the backend with it, or let the backend check the term inside its own
 //! transaction, as `recipes/postgresql` does. The proof in a raise is not checked yet (`endpoint`).
@@ -51,6 +53,7 @@ use std::path::PathBuf;
 
 use http::Uri;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::Layer;
 
@@ -120,7 +123,8 @@ pub enum GuardError {
 #[derive(Debug)]
 pub struct Guard {
     address: SocketAddr,
-    task: JoinHandle<std::convert::Infallible>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 impl Guard {
@@ -140,9 +144,10 @@ impl Guard {
         let listen_error = |source| GuardError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let task = tokio::spawn(server::serve(listener, tls, service));
+        let stop = watch::Sender::new(false);
+        let task = tokio::spawn(server::serve(listener, tls, service, stop.subscribe()));
         tracing::info!(%address, resource = config.resource, mode = mode.name(), "guard started");
-        Ok(Self { address, task })
+        Ok(Self { address, stop, task })
     }
 
     /// Where it listens; the port the system chose when the configuration said 0.
@@ -150,9 +155,9 @@ impl Guard {
         self.address
     }
 
-    /// Ends it and closes its listener.
+    /// Takes nothing more, and ends it when what is under way has its answer, or has taken too long.
     pub async fn stop(mut self) {
-        self.task.abort();
+        self.stop.send_replace(true);
         let _ended = (&mut self.task).await;
     }
 }

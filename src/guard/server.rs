@@ -1,16 +1,18 @@
 //! The guard's listener: accepts connections, learns who is at the other end, serves HTTP.
 
-use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -18,6 +20,7 @@ use crate::guard::backend::Backend;
 use crate::guard::fields::{AnswerBody, BoxError};
 use crate::guard::layer::{FenceService, PeerNode};
 use crate::ids::NodeId;
+use crate::listen::{Bounds, accept, finish, last, lingered, told};
 use crate::time::Duration;
 use crate::transport::credentials::{Credentials, TlsError};
 use crate::transport::identity::{self, Subject};
@@ -33,9 +36,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 * 1024;
 /// Fields of a head: the node's own limit of 100, and about ten that it adds.
 const MAX_FIELDS: usize = 128;
-/// Pause after a failed accept, when the process is out of descriptors, say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
+/// How long the backend may still take for what it was sent when the guard is asked to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A handshake is two round trips; whoever takes longer holds a place for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_2: &[u8] = b"h2";
@@ -70,40 +72,40 @@ impl Tls {
     }
 }
 
-/// Accepts until it is dropped; its connections end with it.
-pub(super) async fn serve(listener: TcpListener, tls: Option<Tls>, service: Service) -> Infallible {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let place = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let (tls, service) = (tls.clone(), service.clone());
-        connections.spawn(async move {
-            if let Err(error) = connection(stream, tls, service).await {
+/// Accepts until `stop`, then lets what is under way finish, for a while.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    service: Service,
+    stop: watch::Receiver<bool>,
+) {
+    let bounds = Bounds { connections: MAX_CONNECTIONS, drain: DRAIN_TIMEOUT };
+    let stopping = stop.clone();
+    let serve = |stream, _| {
+        let ended = connection(stream, tls.clone(), service.clone(), stopping.clone());
+        async move {
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "a connection to the guard ended");
             }
-            drop(place);
-        });
-    }
+        }
+        .boxed()
+    };
+    accept(listener, bounds, stop, serve).await;
 }
 
-async fn connection(stream: TcpStream, tls: Option<Tls>, service: Service) -> Result<(), BoxError> {
-    stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return http_1(stream, None, service).await };
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await??;
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    service: Service,
+    stop: watch::Receiver<bool>,
+) -> Result<(), BoxError> {
+    let Some(tls) = tls else { return http_1(stream, None, service, stop).await };
+    let stream = timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await??;
     let session = stream.get_ref().1;
     let peer = tls.node_of(session).map(PeerNode);
     match session.alpn_protocol() {
-        Some(HTTP_2) => http_2(stream, peer, service).await,
-        _ => http_1(stream, peer, service).await,
+        Some(HTTP_2) => http_2(stream, peer, service, stop).await,
+        _ => http_1(stream, peer, service, stop).await,
     }
 }
 
@@ -111,30 +113,31 @@ async fn http_1(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Option<PeerNode>,
     service: Service,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), BoxError> {
-    let answer = hyper::service::service_fn(move |request| one(service.clone(), peer, request));
-    http1::Builder::new()
+    let mut server = http1::Builder::new();
+    server
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
         .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_FIELDS)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await?;
-    Ok(())
+        .max_headers(MAX_FIELDS);
+    let closing = stop.clone();
+    let service = service_fn(move |request| maybe_last(service.clone(), peer, request, closing.clone()));
+    let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    Ok(finish(connection, lingered(stop), |c| c.graceful_shutdown()).await?)
 }
 
 async fn http_2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Option<PeerNode>,
     service: Service,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), BoxError> {
-    let answer = hyper::service::service_fn(move |request| one(service.clone(), peer, request));
-    http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD as u32)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await?;
-    Ok(())
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32);
+    let service = service_fn(move |request| one(service.clone(), peer, request));
+    let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    Ok(finish(connection, told(stop), |c| c.graceful_shutdown()).await?)
 }
 
 async fn one(
@@ -146,6 +149,16 @@ async fn one(
         request.extensions_mut().insert(peer);
     }
     service.oneshot(request).await
+}
+
+/// Over HTTP/1, where the last answer of a connection says so.
+async fn maybe_last(
+    service: Service,
+    peer: Option<PeerNode>,
+    request: Request<Incoming>,
+    stop: watch::Receiver<bool>,
+) -> Result<Response<AnswerBody>, BoxError> {
+    Ok(last(one(service, peer, request).await?, &stop))
 }
 
 #[cfg(test)]

@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::listen::{self, Bounds};
 use crate::proxy::body::Content;
 use crate::proxy::limits;
 use crate::proxy::service::Lane;
@@ -31,8 +32,6 @@ use crate::proxy::service::Lane;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Connections that the kernel may queue while the lane is busy.
 const BACKLOG: i32 = 1024;
-/// The pause after `accept` failed, so that a lack of file descriptors does not spin.
-const ACCEPT_PAUSE: crate::time::Duration = crate::time::Duration::from_millis(20);
 
 /// Binds one of several listeners on the same address.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -46,76 +45,54 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Accepts until `stop`, then lets what is under way finish, for a while.
-pub async fn accept(listener: TcpListener, lane: Arc<Lane>, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(limits::CLIENT_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let accepted = tokio::select! {
-            accepted = next => Some(accepted),
-            _ = stop.wait_for(|stop| *stop) => None,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            None => break,
-            Some((Ok(slot), Ok((socket, client)))) => {
-                connections.spawn(serve(socket, client, Arc::clone(&lane), slot, stop.clone()));
-            }
-            Some((_, outcome)) => {
-                tracing::warn!(error = ?outcome.err(), "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = timeout(limits::DRAIN_TIMEOUT, drained).await;
+pub async fn accept(listener: TcpListener, lane: Arc<Lane>, stop: watch::Receiver<bool>) {
+    let bounds = Bounds { connections: limits::CLIENT_CONNECTIONS, drain: limits::DRAIN_TIMEOUT };
+    let stopping = stop.clone();
+    let serve = |socket, client| serve(socket, client, Arc::clone(&lane), stopping.clone()).boxed();
+    listen::accept(listener, bounds, stop, serve).await;
 }
 
-async fn serve(
-    mut socket: TcpStream,
-    client: SocketAddr,
-    lane: Arc<Lane>,
-    slot: OwnedSemaphorePermit,
-    stop: watch::Receiver<bool>,
-) {
-    let _slot = slot;
-    let _ = socket.set_nodelay(true);
+async fn serve(mut socket: TcpStream, client: SocketAddr, lane: Arc<Lane>, stop: watch::Receiver<bool>) {
     // A place for TLS: with it, ALPN decides and nothing is sniffed.
-    let Ok(Ok(first)) = timeout(limits::PREFACE_TIMEOUT, first_bytes(&mut socket)).await else {
+    let first = tokio::select! {
+        first = timeout(limits::PREFACE_TIMEOUT, first_bytes(&mut socket)) => first,
+        () = listen::lingered(stop.clone()) => return,
+    };
+    let Ok(Ok(first)) = first else {
         lane.metrics.refuse("connection", "no-preface");
         return;
     };
     let http2 = first == PREFACE;
     let socket = ClientSocket::new(first, socket);
     let serving = Arc::clone(&lane);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let answer = move |request| {
         let lane = Arc::clone(&serving);
-        async move { Ok::<_, Infallible>(lane.serve(request, client).await) }
-    });
+        async move { lane.serve(request, client).await }
+    };
     if http2 {
+        let service = service_fn(move |request| answer(request).map(Ok::<_, Infallible>));
         let connection = pin!(http2_builder().serve_connection(TokioIo::new(socket), service));
-        let _ = finish(connection, stop, |c| c.graceful_shutdown()).await;
+        let _ = listen::finish(connection, listen::told(stop), |c| c.graceful_shutdown()).await;
     } else {
-        serve_http1(socket, service, stop, || lane.late_head()).await;
+        serve_http1(socket, stop, answer, || lane.late_head()).await;
     }
 }
 
 /// Serves HTTP/1, and answers a head that began and did not come to its end in time with `late`: hyper
 /// only closes. An idle connection that comes to its end is closed without a word.
-async fn serve_http1<S>(
+async fn serve_http1<F>(
     socket: ClientSocket,
-    service: S,
     stop: watch::Receiver<bool>,
+    answer: impl Fn(Request<Incoming>) -> F,
     late: impl FnOnce() -> Response<Bytes>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Content>, Error = Infallible> + Unpin,
+    F: Future<Output = Response<Content>>,
 {
+    let last = |answer| Ok::<_, Infallible>(listen::last(answer, &stop));
+    let service = service_fn(|request| answer(request).map(last));
     let mut connection = http1_builder().serve_connection(TokioIo::new(socket), service);
-    let ended = finish(Pin::new(&mut connection), stop, |c| c.graceful_shutdown()).await;
+    let close = listen::lingered(stop.clone());
+    let ended = listen::finish(Pin::new(&mut connection), close, |c| c.graceful_shutdown()).await;
     let parts = connection.into_parts();
     if ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty() {
         let mut socket = parts.io.into_inner();
@@ -140,25 +117,6 @@ fn as_http1(answer: Response<Bytes>) -> Vec<u8> {
     );
     bytes.extend_from_slice(&content);
     bytes
-}
-
-/// Runs a connection to its end; told to stop, it takes no new request and ends what it has.
-pub async fn finish<C: Future>(
-    mut connection: Pin<&mut C>,
-    mut stop: watch::Receiver<bool>,
-    shut_down: fn(Pin<&mut C>),
-) -> C::Output {
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = stop.wait_for(|stop| *stop) => None,
-    };
-    match ended {
-        Some(ended) => ended,
-        None => {
-            shut_down(connection.as_mut());
-            connection.await
-        }
-    }
 }
 
 fn http1_builder() -> http1::Builder {
@@ -297,13 +255,11 @@ mod tests {
             TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
         let (socket, _) = listener.accept().await.expect("accepts");
         client.write_all(bytes).await.expect("sends");
-        let done = service_fn(|_: Request<Incoming>| async {
-            Ok::<_, Infallible>(Response::new(Content::whole("done".into())))
-        });
+        let done = |_| async { Response::new(Content::whole("done".into())) };
         let late = || Problem::new(Kind::ClientTimeout, "too late").into_response();
         let stop = watch::Sender::new(false);
         tokio::time::pause();
-        let serving = serve_http1(ClientSocket::new(Bytes::new(), socket), done, stop.subscribe(), late);
+        let serving = serve_http1(ClientSocket::new(Bytes::new(), socket), stop.subscribe(), done, late);
         timeout(limits::HEAD_TIMEOUT * 2, serving).await.expect("an end, in time");
         tokio::time::resume();
         let mut answer = String::new();

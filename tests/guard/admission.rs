@@ -5,10 +5,11 @@ use std::path::Path;
 use termgate::fencing::mode::FenceMode;
 use termgate::guard::{Guard, GuardError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{
     Backend, config, connect, fence, get, guard_at, guard_with, post, put_fence, raise_request, raw, stamp,
-    write,
+    until, write,
 };
 
 #[tokio::test]
@@ -298,4 +299,22 @@ async fn the_guards_own_paths_end_at_the_guard() {
         assert!(answer.field("allow").is_some_and(|methods| methods.starts_with("GET, HEAD")));
     }
     assert!(backend.complete().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_guard_is_asked_to_end_is_answered_and_nothing_more_is_taken() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    let address = guard.address();
+    backend.answer(false);
+    let writing = tokio::spawn(async move { write(address, 7, "hello").await });
+    until("the write is at the backend", async || backend.complete().len() == 1).await;
+    let ending = tokio::spawn(guard.stop());
+    until("nobody listens any more", async || TcpStream::connect(address).await.is_err()).await;
+    assert!(!ending.is_finished(), "it waits for the write");
+    backend.answer(true);
+    let answer = writing.await.expect("an answer");
+    assert_eq!((answer.status, answer.content.as_str()), (201, "ok"));
+    assert_eq!(answer.field("connection"), Some("close"));
+    ending.await.expect("no panic");
 }

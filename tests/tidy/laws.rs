@@ -14,6 +14,7 @@ pub const RANKS: &[(&str, u8)] = &[
     ("registry", 1),
     ("fencing", 1),
     ("clock", 2),
+    ("listen", 2),
     ("metrics", 2),
     ("problem", 2),
     ("storage", 2),
