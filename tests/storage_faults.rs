@@ -9,6 +9,8 @@ mod disk;
 #[path = "support/loop_disk.rs"]
 mod loop_disk;
 mod model;
+#[path = "support/not_tested.rs"]
+mod not_tested;
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration as Wait;
@@ -16,6 +18,7 @@ use std::time::Duration as Wait;
 use bytes::Bytes;
 use disk::{Disk, Fault, Survival};
 use loop_disk::LoopDisk;
+use not_tested::not_tested;
 use termgate::ids::{IoSeq, LogId, LogIndex, NodeId, Term};
 use termgate::metrics::Metrics;
 use termgate::raft::entry::{
@@ -388,9 +391,7 @@ fn a_stalled_flush_shows_as_the_oldest_outstanding_write() {
 fn a_start_reads_the_disk_and_not_what_the_kernel_has_cached() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(disk) = LoopDisk::mount(dir.path(), 16) else {
-        return println!(
-            "NOT TESTED: a cache that differs from the disk (needs root, loop devices and mkfs.ext4)"
-        );
+        return not_tested("a cache that differs from the disk needs root, loop devices and mkfs.ext4");
     };
     let data = disk.path().join("data");
     let (mut store, _) = Store::open(&data, &identity(), PROMISE).expect("a new store");

@@ -42,7 +42,7 @@ fn machine() -> MutexGuard<'static, ()> {
 fn namespaces_work() -> bool {
     let possible = support::netns::Network::is_possible();
     if !possible {
-        eprintln!("NOT TESTED: network namespaces need root, iproute2 and iptables");
+        support::not_tested::not_tested("network namespaces need root, iproute2 and iptables");
     }
     possible
 }

@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use crate::machine;
 use crate::support::client::read_outcome;
 use crate::support::cluster::{Cluster, Leader, Plan, RESOURCE, SETTLE_LIMIT};
+use crate::support::not_tested::not_tested;
 use crate::support::tmpfs::Tmpfs;
 use crate::support::verdict::Outcome;
 use crate::support::{termgate, wait};
@@ -353,7 +354,7 @@ fn nothing_is_restored_from_a_damaged_backup_or_beside_a_silent_verifier() {
 #[test]
 fn a_restore_that_finds_no_space_leaves_nothing() {
     if !Tmpfs::is_possible() {
-        return println!("NOT TESTED: a restore on a full disk (needs root, and mount)");
+        return not_tested("a restore on a full disk needs root and mount");
     }
     let _machine = machine();
     let mut cluster = Cluster::start(Plan::new(1));

@@ -10,6 +10,7 @@ use crate::machine;
 use crate::support::client::read_outcome;
 use crate::support::cluster::{BEARER, Cluster, Plan, SETTLE_LIMIT};
 use crate::support::http::{Failure, request};
+use crate::support::not_tested::not_tested;
 use crate::support::tmpfs::Tmpfs;
 use crate::support::verdict::Outcome;
 use crate::support::wait;
@@ -166,7 +167,7 @@ fn put(node: SocketAddr, key: &str) -> Told {
 fn mounts_work() -> bool {
     let possible = Tmpfs::is_possible();
     if !possible {
-        eprintln!("NOT TESTED: a disk that gets full needs root and mount");
+        not_tested("a disk that gets full needs root and mount");
     }
     possible
 }

@@ -23,6 +23,7 @@ pub mod load;
 pub mod member;
 pub mod netns;
 pub mod nginx;
+pub mod not_tested;
 pub mod placement;
 #[path = "../postgres/support.rs"]
 pub mod postgres;
