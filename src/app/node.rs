@@ -3,7 +3,8 @@
 //! Start: certificates, store, loop, edges. Each can fail with a reason of its own before a client
 //! is let in. Stop (SIGTERM or SIGINT): the gates close for new requests and leadership is handed
 //! over, so that the pause for clients is a round trip and not an election; then the edges drain,
-//! then the loop ends.
+//! then the loop ends. A node that is removed drains too, and ends with status 1. One that can't go on
+//! for another reason ends at once.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use rand::random;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::api::answers::ResourceStatus;
@@ -48,7 +49,8 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
     let metrics = Metrics::new();
     let credentials = Credentials::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
     reload::follow(config.tls.clone(), credentials.clone(), metrics.clone())?;
-    let (running, incarnation) = start_loop(&config, &credentials, &metrics)?;
+    let (leaving, mut leaves) = mpsc::unbounded_channel();
+    let (running, incarnation) = start_loop(&config, &credentials, &metrics, leaving)?;
     let handle = running.handle.clone();
     let (proxy, api) = start_edges(&config, &credentials, &metrics, &running, incarnation)?;
     let listener = TcpListener::bind(config.listen.api).await;
@@ -61,23 +63,32 @@ pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
         node = %config.id(), %incarnation, proxy = %config.listen.proxy, api = %config.listen.api, peer = %config.listen.peer,
         "node started"
     );
-    let signal = asked_to_end().await?;
-    tracing::info!(signal, "the node ends: handing over, then draining");
+    let removed = tokio::select! {
+        signal = asked_to_end() => {
+            tracing::info!(signal = signal?, "the node ends: handing over, then draining");
+            None
+        }
+        removed = leaves.recv() => removed,
+    };
     proxy.drain();
-    hand_over(&handle).await;
+    match &removed {
+        None => hand_over(&handle).await,
+        Some(removed) => tracing::error!(cause = %removed, "this node can't go on: it drains, and ends"),
+    }
     // The API passes calls on over the proxy's hop and asks the loop, so it ends before both.
     ending.send_replace(true);
     if serving.await.is_err() {
         tracing::error!("the API panicked while the node ended");
     }
     stop(proxy, running).await;
-    Ok(())
+    removed.map_or(Ok(()), |removed| Err(removed.into()))
 }
 
 fn start_loop(
     config: &NodeConfig,
     credentials: &Credentials,
     metrics: &Metrics,
+    leaving: mpsc::UnboundedSender<Fatal>,
 ) -> Result<(Running, u64), Box<dyn Error>> {
     let membership = match config.join {
         // It knows no voters, gives no vote, and waits for a leader (MC-9).
@@ -105,7 +116,12 @@ fn start_loop(
         preferred_zone: config.preferred_zone.clone(),
         seed: random(),
     };
-    Ok((run::start(parts, end_process)?, incarnation))
+    // What a removed node has under way at the others is still answered (H-12), and nothing is wrong with it.
+    let end = move |fatal| match fatal {
+        Fatal::Removed(_) if !leaving.is_closed() => drop(leaving.send(fatal)),
+        fatal => end_process(fatal),
+    };
+    Ok((run::start(parts, end)?, incarnation))
 }
 
 /// A node that can't go on says why and ends at once: whatever it would still do could be wrong.

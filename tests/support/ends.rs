@@ -1,11 +1,11 @@
 //! The ends of processes, and the unknown outcomes that they explain.
 //!
 //! "Unknown" is an honest answer, but one that a client is given only when its request was under way while a process
-//! ended: the one that it asked, or the one that led and that its request had been passed on to. Whatever else
-//! happens to a cluster that goes on, as a change of its members or of its leader, leaves nobody in doubt. So each
-//! unknown outcome is held against the ends, by its own times.
+//! was killed: the one that it asked, or the one that led and that its request had been passed on to. Whatever else
+//! happens to a cluster that goes on, as a change of its members or of its leader, leaves nobody in doubt, and a node
+//! that ends because it was asked to or was removed answers first. So each unknown outcome is held against the kills,
+//! by its own times.
 
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::cluster::{Cluster, SETTLE_LIMIT};
@@ -82,17 +82,4 @@ fn is_over_it(cluster: &Cluster, id: u64, leaders: &[u64]) -> bool {
         })
     };
     !cluster.at(id).is_running() || said()
-}
-
-/// Waits until node `id` has ended by itself; it was alive at `alive`. It does not lead. A process that ends closes its
-/// connections before it is seen to be gone, so what counts as alive is an answer.
-pub fn wait_ended(cluster: &mut Cluster, id: u64, mut alive: Duration) -> (ExitStatus, End) {
-    wait::until(&format!("node {id} answers no more"), SETTLE_LIMIT, || {
-        let called = cluster.start.elapsed();
-        let answers = cluster.api(id, "GET", "/leader", b"").is_ok();
-        alive = if answers { called } else { alive };
-        (!answers).then_some(())
-    });
-    let status = cluster.wait_node_ended(id, SETTLE_LIMIT);
-    (status, End { node: id, from: alive, to: cluster.start.elapsed(), followed_until: None })
 }
