@@ -12,9 +12,10 @@
 //! ```
 //!
 //! HTTP/2 ends a connection with GOAWAY, which says what was not begun (RFC 9113, section 6.8). HTTP/1 has no such
-//! word: when a connection closes while a request is on its way, its client can't know whether it was begun. So a
-//! connection that is in use ends with an answer that says `connection: close`, and only one that was idle for
-//! [`LINGER`] is closed unasked.
+//! word: when a connection closes while a request is on its way, its client can't know whether it was begun. So an
+//! answer that begins after `stop` says `connection: close`, and a connection without a request is closed only after
+//! [`LINGER`]. What remains: a request that leaves its client in the moment when a connection is closed that was idle
+//! for so long, or whose last answer began before `stop` and took longer.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -41,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Bounds {
     /// Connections at once.
     pub connections: usize,
-    /// How long what is under way may take after `stop`.
+    /// How long what is under way may take, once nothing more is taken.
     pub drain: Duration,
 }
 
@@ -50,7 +51,7 @@ pub async fn accept(
     listener: TcpListener,
     bounds: Bounds,
     mut stop: watch::Receiver<bool>,
-    mut serve: impl FnMut(TcpStream, SocketAddr) -> BoxFuture<'static, ()>,
+    mut serve: impl FnMut(TcpStream, SocketAddr, watch::Receiver<bool>) -> BoxFuture<'static, ()>,
 ) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
@@ -66,7 +67,7 @@ pub async fn accept(
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, client)) => begin(&mut connections, slot, stream, |stream| serve(stream, client)),
+            Ok((stream, client)) => begin(&mut connections, slot, serve(stream, client, stop.clone())),
             Err(error) => {
                 tracing::warn!(%error, address = ?listener.local_addr().ok(), "cannot accept a connection");
                 sleep(PAUSE).await;
@@ -74,19 +75,13 @@ pub async fn accept(
         }
     }
     for (slot, stream, client) in connected(listener, &slots) {
-        begin(&mut connections, slot, stream, |stream| serve(stream, client));
+        begin(&mut connections, slot, serve(stream, client, stop.clone()));
     }
-    let _ = timeout(bounds.drain, async { while connections.join_next().await.is_some() {} }).await;
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(LINGER + bounds.drain, drained).await;
 }
 
-fn begin(
-    connections: &mut JoinSet<()>,
-    slot: OwnedSemaphorePermit,
-    stream: TcpStream,
-    serve: impl FnOnce(TcpStream) -> BoxFuture<'static, ()>,
-) {
-    let _ = stream.set_nodelay(true);
-    let serving = serve(stream);
+fn begin(connections: &mut JoinSet<()>, slot: OwnedSemaphorePermit, serving: BoxFuture<'static, ()>) {
     connections.spawn(async move {
         serving.await;
         drop(slot);
@@ -143,6 +138,8 @@ pub async fn finish<C: Future>(
     shut_down: fn(Pin<&mut C>),
 ) -> C::Output {
     let ended = tokio::select! {
+        // A request that has arrived by now is under way.
+        biased;
         ended = connection.as_mut() => Some(ended),
         () = close => None,
     };
@@ -189,8 +186,7 @@ mod tests {
 
     async fn accept_all(listener: TcpListener, stop: watch::Receiver<bool>) {
         let bounds = Bounds { connections: 8, drain: Duration::from_secs(60) };
-        let stopping = stop.clone();
-        accept(listener, bounds, stop, |stream, _| serve(stream, stopping.clone()).boxed()).await;
+        accept(listener, bounds, stop, |stream, _, stop| serve(stream, stop).boxed()).await;
     }
 
     async fn read_answer(client: &mut TcpStream) -> String {
@@ -246,7 +242,7 @@ mod tests {
         let (listener, address) = bound().await;
         let stop = watch::Sender::new(false);
         let bounds = Bounds { connections: 8, drain: Duration::from_millis(20) };
-        let serve = |stream: TcpStream, _| {
+        let serve = |stream: TcpStream, _, _| {
             async move {
                 let _open = stream;
                 std::future::pending().await

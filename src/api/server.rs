@@ -42,13 +42,13 @@ const HTTP2_PREFACE: &[u8] = b"PRI ";
 /// Serves `api` on `listener` until `stop`, then lets what is under way finish, for a while.
 pub async fn serve(listener: TcpListener, api: Api, stop: watch::Receiver<bool>) {
     let bounds = Bounds { connections: CONNECTIONS, drain: DRAIN_LIMIT };
-    let stopping = stop.clone();
-    accept(listener, bounds, stop, |stream, _| connection(stream, api.clone(), stopping.clone()).boxed())
-        .await;
+    accept(listener, bounds, stop, |stream, _, stop| connection(stream, api.clone(), stop).boxed()).await;
 }
 
 async fn connection(stream: TcpStream, api: Api, stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
     let known = tokio::select! {
+        biased;
         known = timeout(CLIENT_LIMIT, speaks_http2(&stream)) => known,
         () = lingered(stop.clone()) => return,
     };

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use rand::random;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api::answers::ResourceStatus;
 use crate::api::{self, Api, ApiContext, Caller};
@@ -24,7 +24,7 @@ use crate::certs::authority::AuthorityFiles;
 use crate::config::node::NodeConfig;
 use crate::config::shared::settings;
 use crate::driver::fatal::Fatal;
-use crate::driver::handle::Handle;
+use crate::driver::handle::{Handle, Refused, Transferred};
 use crate::driver::run::{self, Parts, Running};
 use crate::fencing::gate::quiet_period;
 use crate::ids::NodeId;
@@ -33,6 +33,7 @@ use crate::problem::{Kind, Problem};
 use crate::proxy::gates::GateStatus;
 use crate::proxy::hop_api::LocalApi;
 use crate::proxy::start::{Proxy, ProxyConfig, default_lanes};
+use crate::raft::effect::{RoleKind, TransferRefusal};
 use crate::raft::entry::Membership;
 use crate::registry::command::Member;
 use crate::storage::{Identity, Store};
@@ -42,6 +43,8 @@ use crate::transport::endpoint::PeerConfig;
 
 /// How long a stopping leader waits for its successor before it stops all the same.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a node until it is asked to end, or can't go on.
 pub async fn run(config: NodeConfig) -> Result<(), Box<dyn Error>> {
@@ -214,11 +217,24 @@ fn own_address(config: &NodeConfig) -> String {
 }
 
 async fn hand_over(handle: &Handle) {
-    if handle.leadership().fence.is_some() {
-        match timeout(HAND_OVER_LIMIT, handle.transfer(None, None)).await {
-            Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
-            Ok(Err(why)) => tracing::warn!(%why, "leadership was not handed over; an election will follow"),
-            Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),
+    if handle.leadership().role != RoleKind::Leader {
+        return;
+    }
+    match timeout(HAND_OVER_LIMIT, transferred(handle)).await {
+        Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
+        Ok(Err(Refused::NotLeader { .. })) => tracing::info!("leadership went to another node by itself"),
+        Ok(Err(why)) => tracing::warn!(%why, "leadership was not handed over; an election will follow"),
+        Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),
+    }
+}
+
+/// Asks again while another transfer runs, or when one came to nothing.
+async fn transferred(handle: &Handle) -> Result<Transferred, Refused> {
+    use TransferRefusal::{InProgress, TimedOut};
+    loop {
+        match handle.transfer(None, None).await {
+            Err(Refused::Transfer(InProgress | TimedOut)) => sleep(HAND_OVER_PAUSE).await,
+            ended => return ended,
         }
     }
 }

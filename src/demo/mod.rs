@@ -49,6 +49,7 @@ use crate::time::Duration;
 const PATH: &str = "/ledger";
 /// The longest entry: enough for a demo, short enough to keep whole in memory.
 const MAX_ENTRY: usize = 1024 * 1024;
+
 /// Connections at once: as many as the guard before it has.
 const MAX_CONNECTIONS: usize = 4096;
 /// How long an entry may still take when the ledger is asked to end.
@@ -112,12 +113,11 @@ impl Drop for Ledger {
 
 async fn serve(listener: TcpListener, journal: Arc<Journal>, stop: watch::Receiver<bool>) {
     let bounds = Bounds { connections: MAX_CONNECTIONS, drain: DRAIN_TIMEOUT };
-    let stopping = stop.clone();
-    accept(listener, bounds, stop, |stream, _| connection(stream, journal.clone(), stopping.clone()).boxed())
-        .await;
+    accept(listener, bounds, stop, |stream, _, stop| connection(stream, journal.clone(), stop).boxed()).await;
 }
 
 async fn connection(stream: TcpStream, journal: Arc<Journal>, stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
     let closing = stop.clone();
     let service = service_fn(move |request| maybe_last(journal.clone(), request, closing.clone()));
     let mut server = http1::Builder::new();

@@ -32,12 +32,14 @@ pub enum RaiseError {
     Store(#[from] StoreError),
 }
 
+#[derive(Debug)]
 struct State {
     verifier: Verifier,
     writes: BTreeMap<Ticket, (Term, Arc<Progress>)>,
 }
 
 /// One resource's fence. Everything in front of the resource shares one.
+#[derive(Debug)]
 pub struct SharedFence {
     resource: Arc<str>,
     raise_timeout: Duration,
@@ -135,6 +137,18 @@ impl SharedFence {
         self.state().verifier.durable(fence.term);
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Waits until no write is in flight.
+    pub async fn idle(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.in_flight().is_empty() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     async fn completed(&self, term: Term) -> Result<(), Higher> {

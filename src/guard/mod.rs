@@ -29,12 +29,13 @@
 //! A backend that never answers holds raises up for ever, and with them the next leader: that is the
 //! price of never guessing. Restarting the backend closes its connections, which ends its writes.
 //!
-//! A guard that is asked to end takes nothing more, and ends when what is under way has its answer.
+//! A guard that is asked to end takes nothing more, and ends when every write has its answer, after ten seconds at the
+//! latest; then it says which it has not waited for.
 //!
 //! What it does not do. It checks only what passes through it: a backend that also listens elsewhere
 //! is not fenced. A write ends for it when the backend has answered or has closed the connection; work that a
-//! backend goes on with afterwards is out of reach. After a guard has crashed the term is still there, but
-//! what was in flight is forgotten: a request that the backend had received in full may still take
+//! backend goes on with afterwards is out of reach. After a guard has crashed, or ended while
+//! a write still ran, the term is still there, but what was in flight is forgotten: a request that the backend had received in full may still take
 //! effect. Restart the backend with it, or let the backend check the term inside its own
 //! transaction, as `recipes/postgresql` does. The proof in a raise is not checked yet (`endpoint`).
 
@@ -50,11 +51,13 @@ pub mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Uri;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tower::Layer;
 
 use crate::fencing::mode::FenceMode;
@@ -63,9 +66,13 @@ use crate::guard::backend::{Backend, BadBackend};
 use crate::guard::fence::SharedFence;
 use crate::guard::layer::{FenceLayer, Trust};
 use crate::guard::store::{FenceStore, StoreError};
+use crate::listen::LINGER;
 use crate::metrics::Metrics;
 use crate::time::Duration;
 use crate::transport::credentials::{Credentials, TlsError};
+
+/// How long a read may still take when the guard is asked to end: it can be asked again, of the next one.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// A sidecar's configuration (`guard.toml`).
 #[derive(Debug, Clone)]
@@ -123,6 +130,7 @@ pub enum GuardError {
 #[derive(Debug)]
 pub struct Guard {
     address: SocketAddr,
+    fence: Arc<SharedFence>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -140,14 +148,14 @@ impl Guard {
         let backend = Backend::new(&config.backend)?;
         let store = FenceStore::open(&config.data_dir, &config.resource)?;
         let fence = SharedFence::new(&config.resource, mode, store, config.raise_timeout);
-        let service = FenceLayer::new(fence, trust, config.metrics).layer(backend);
+        let service = FenceLayer::new(Arc::clone(&fence), trust, config.metrics).layer(backend);
         let listen_error = |source| GuardError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let stop = watch::Sender::new(false);
         let task = tokio::spawn(server::serve(listener, tls, service, stop.subscribe()));
         tracing::info!(%address, resource = config.resource, mode = mode.name(), "guard started");
-        Ok(Self { address, stop, task })
+        Ok(Self { address, fence, stop, task })
     }
 
     /// Where it listens; the port the system chose when the configuration said 0.
@@ -155,10 +163,30 @@ impl Guard {
         self.address
     }
 
-    /// Takes nothing more, and ends it when what is under way has its answer, or has taken too long.
+    /// Takes nothing more, and ends it when what is under way has its answer, or has taken too long. A write goes on
+    /// when its sender is gone; whoever starts the next guard must not find it in flight.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let _ended = (&mut self.task).await;
+        let all = async {
+            let _ended = (&mut self.task).await;
+            self.fence.idle().await;
+        };
+        let writes = async {
+            sleep(READ_LIMIT).await;
+            self.fence.idle().await;
+            // Their answers leave.
+            sleep(LINGER).await;
+        };
+        let ended = async {
+            tokio::select! { () = all => {}, () = writes => {} }
+        };
+        if timeout(LINGER + server::DRAIN_TIMEOUT, ended).await.is_err() {
+            let in_flight = self.fence.in_flight();
+            tracing::warn!(
+                ?in_flight,
+                "ends while the backend still works; restart it too before the next guard"
+            );
+        }
     }
 }
 

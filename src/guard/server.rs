@@ -37,7 +37,8 @@ const MAX_HEAD: usize = 64 * 1024;
 /// Fields of a head: the node's own limit of 100, and about ten that it adds.
 const MAX_FIELDS: usize = 128;
 /// How long the backend may still take for what it was sent when the guard is asked to end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A handshake is two round trips; whoever takes longer holds a place for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_2: &[u8] = b"h2";
@@ -80,9 +81,8 @@ pub(super) async fn serve(
     stop: watch::Receiver<bool>,
 ) {
     let bounds = Bounds { connections: MAX_CONNECTIONS, drain: DRAIN_TIMEOUT };
-    let stopping = stop.clone();
-    let serve = |stream, _| {
-        let ended = connection(stream, tls.clone(), service.clone(), stopping.clone());
+    let serve = |stream, _, stop| {
+        let ended = connection(stream, tls.clone(), service.clone(), stop);
         async move {
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "a connection to the guard ended");
@@ -99,8 +99,13 @@ async fn connection(
     service: Service,
     stop: watch::Receiver<bool>,
 ) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
     let Some(tls) = tls else { return http_1(stream, None, service, stop).await };
-    let stream = timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await??;
+    let stream = tokio::select! {
+        biased;
+        stream = timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)) => stream??,
+        () = lingered(stop.clone()) => return Ok(()),
+    };
     let session = stream.get_ref().1;
     let peer = tls.node_of(session).map(PeerNode);
     match session.alpn_protocol() {

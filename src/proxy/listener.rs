@@ -47,14 +47,15 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until `stop`, then lets what is under way finish, for a while.
 pub async fn accept(listener: TcpListener, lane: Arc<Lane>, stop: watch::Receiver<bool>) {
     let bounds = Bounds { connections: limits::CLIENT_CONNECTIONS, drain: limits::DRAIN_TIMEOUT };
-    let stopping = stop.clone();
-    let serve = |socket, client| serve(socket, client, Arc::clone(&lane), stopping.clone()).boxed();
+    let serve = |socket, client, stop| serve(socket, client, Arc::clone(&lane), stop).boxed();
     listen::accept(listener, bounds, stop, serve).await;
 }
 
 async fn serve(mut socket: TcpStream, client: SocketAddr, lane: Arc<Lane>, stop: watch::Receiver<bool>) {
+    let _ = socket.set_nodelay(true);
     // A place for TLS: with it, ALPN decides and nothing is sniffed.
     let first = tokio::select! {
+        biased;
         first = timeout(limits::PREFACE_TIMEOUT, first_bytes(&mut socket)) => first,
         () = listen::lingered(stop.clone()) => return,
     };

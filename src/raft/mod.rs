@@ -34,8 +34,8 @@
 //! lease: until its end no other node can have been elected. The fence, the token the proxy stamps
 //! on writes, is shown only with the no-op applied and no doubt about the lease.
 //!
-//! **Transfer.** To hand over, a leader first gives up its lease, brings the target up to date and
-//! tells it to campaign at once; its term in the vote request releases the voters from their
+//! **Transfer.** To hand over, a leader first gives up its lease, brings the target up to date, waits
+//! until all of its log is committed, and tells the target to campaign at once; its term in the vote request releases the voters from their
 //! promise. If nothing comes of it, new sessions end that release before the lease counts again
 //! (`transfer`).
 //!

@@ -4,7 +4,7 @@
 //! 1. The leader stops taking proposals, and from this moment its lease is suspect and its fence
 //!    withdrawn: what follows breaks the promises the lease rests on (R4).
 //! 2. It brings the target up to date and waits until all of its log is committed, so that nobody who
-//!    waits for an entry is left in doubt by the change (T-5). Then it says TimeoutNow.
+//!    waits for a write is left in doubt by the change (T-5). Then it says TimeoutNow.
 //! 3. The target campaigns at once, without pre-vote (L6). Its vote request names the leader's term
 //!    and the transfer's number, which releases the voters from their promise to that leader (L7).
 //! 4. If nothing comes of it within an election timeout, the leader gives the transfer up (L8). A

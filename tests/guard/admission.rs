@@ -1,11 +1,14 @@
 //! Which writes pass.
 
 use std::path::Path;
+use std::time::Duration;
 
 use termgate::fencing::mode::FenceMode;
 use termgate::guard::{Guard, GuardError};
+use termgate::listen::LINGER;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::{
     Backend, config, connect, fence, get, guard_at, guard_with, post, put_fence, raise_request, raw, stamp,
@@ -316,5 +319,21 @@ async fn what_is_under_way_when_the_guard_is_asked_to_end_is_answered_and_nothin
     let answer = writing.await.expect("an answer");
     assert_eq!((answer.status, answer.content.as_str()), (201, "ok"));
     assert_eq!(answer.field("connection"), Some("close"));
+    ending.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_guard_that_is_asked_to_end_waits_for_a_write_whose_sender_is_gone() {
+    let backend = Backend::start().await;
+    let (guard, _dir) = guard_at(7, &backend).await;
+    backend.answer(false);
+    let mut sender = connect(guard.address()).await;
+    sender.write_all(post(&stamp(7), "hello").as_bytes()).await.expect("sends");
+    until("the write is at the backend", async || backend.complete().len() == 1).await;
+    drop(sender);
+    let mut ending = tokio::spawn(guard.stop());
+    let longer_than_any_connection = LINGER + Duration::from_millis(500);
+    timeout(longer_than_any_connection, &mut ending).await.expect_err("it waits for the write");
+    backend.answer(true);
     ending.await.expect("no panic");
 }
