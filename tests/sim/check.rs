@@ -69,6 +69,8 @@ pub struct Checker {
     leaders: BTreeMap<Term, (usize, True)>,
     chains: HashMap<LogId, u64>,
     committed: Vec<Committed>,
+    /// The highest place of a membership in any log, ever.
+    last_membership: LogIndex,
     fresh: Vec<Entry>,
     votes: BTreeMap<(u64, Term), NodeId>,
     digests: BTreeMap<LogIndex, u64>,
@@ -117,6 +119,7 @@ impl Checker {
             leaders: BTreeMap::new(),
             chains: HashMap::new(),
             committed: Vec::new(),
+            last_membership: LogIndex::ZERO,
             fresh: Vec::new(),
             votes: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -320,6 +323,12 @@ impl Checker {
         !self.nodes.iter().enumerate().any(|(node, seen)| counts(node) && is_open(seen))
     }
 
+    /// Whether no membership can come into force any more that is not committed: from a log, from a disk that lost that
+    /// it had been cut off, or from a late message.
+    pub fn is_settled_for_good(&self) -> bool {
+        self.last_membership.0 <= self.committed_len()
+    }
+
     /// I6 again. A node that is behind in terms may hold, by chance, what another quorum has committed, and
     /// a late message of a leader in between may make it cut that off. Then it was not one of that quorum.
     fn check_cut(&mut self, nodes: &[SimNode]) {
@@ -339,6 +348,7 @@ impl Checker {
         seen.log.push(Linked { entry: entry.clone(), chain });
         if matches!(entry.payload, Payload::Membership(_)) {
             seen.memberships.push(seen.log.len() - 1);
+            self.last_membership = self.last_membership.max(entry.id.index);
         }
         let contiguous = entry.id.index == last.index.next() && entry.id.term >= last.term;
         let known = *self.chains.entry(entry.id).or_insert(chain);

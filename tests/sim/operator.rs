@@ -242,7 +242,7 @@ impl World {
             view.is_some_and(|view| view.role == RoleKind::Leader && view.membership != *latest)
         };
         !self.nodes.iter().any(begins)
-            && self.checker.is_settled(|_| true)
+            && self.checker.is_settled_for_good()
             && !latest.is_joint()
             && is_majority(&latest.voters, left)
     }
