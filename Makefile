@@ -20,11 +20,11 @@ help: ## what there is
 STAGES := tools fmt lint unit seeds deny
 
 test: ## everything that must hold, as CI runs it; installs what it needs
-	@mkdir -p target; export TERMGATE_NOT_TESTED=$(CURDIR)/target/not-tested; : > $$TERMGATE_NOT_TESTED; \
+	@mkdir -p target; export TERMGATE_NOT_TESTED="$(CURDIR)/target/not-tested"; : > "$$TERMGATE_NOT_TESTED"; \
 	for stage in $(STAGES); do \
 	  begin=$$SECONDS; $(MAKE) --no-print-directory $$stage || exit; \
 	  times="$$times $$stage $$((SECONDS - begin)) s;"; \
-	done; cat $$TERMGATE_NOT_TESTED; echo "all of it that was tested holds:$$times in all $$SECONDS s"
+	done; sort -u "$$TERMGATE_NOT_TESTED"; echo "all of it that was tested holds:$$times in all $$SECONDS s"
 
 tools: ## install the programs that tests start (PostgreSQL, nginx, etcd, ...), when missing
 	@scripts/tools

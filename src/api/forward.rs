@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{Request, Response};
-use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use tokio::time::{Instant as Deadline, sleep_until, timeout, timeout_at};
 
 use crate::api::fields::{CONSISTENCY, IDEMPOTENCY_KEY, MIN_INDEX, NOT_LEADER, REQUEST_ID};
 use crate::api::{Caller, Inner};
@@ -81,7 +81,11 @@ impl<'c> Hold<'c> {
         }
         let mut watch = self.context.handle.watch();
         let until = self.until.min(Deadline::now() + PAUSE);
-        let _ = timeout_at(until, watch.wait_for(|seen| seen.leader != Some(tried))).await;
+        let changed = timeout_at(until, watch.wait_for(|seen| seen.leader != Some(tried))).await;
+        if changed.is_ok_and(|seen| seen.is_err()) {
+            // The loop has ended, and says nothing more.
+            sleep_until(until).await;
+        }
         match miss {
             _ if Deadline::now() < self.until => Ok(()),
             Miss::NotLeading => {

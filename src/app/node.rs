@@ -222,7 +222,7 @@ async fn hand_over(handle: &Handle) {
     }
     match timeout(HAND_OVER_LIMIT, transferred(handle)).await {
         Ok(Ok(moved)) => tracing::info!(to = %moved.to, term = %moved.term, "leadership was handed over"),
-        Ok(Err(Refused::NotLeader { .. })) => tracing::info!("leadership went to another node by itself"),
+        Ok(Err(Refused::NotLeader { leader: Some(to) })) => tracing::info!(%to, "another node leads already"),
         Ok(Err(why)) => tracing::warn!(%why, "leadership was not handed over; an election will follow"),
         Err(_) => tracing::warn!("leadership was not handed over in time; an election will follow"),
     }

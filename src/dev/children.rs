@@ -12,7 +12,7 @@ use crate::dev::layout::Layout;
 use crate::time::Duration;
 
 /// How long a child may take to end by itself before it is killed: longer than a hand-over of
-/// leadership takes.
+/// leadership takes. What a client still has under way then is cut off.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// One process of the cluster.

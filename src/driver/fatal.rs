@@ -1,4 +1,4 @@
-//! Why a node's loop ends by itself; the process ends with it.
+//! Why a node's loop ends by itself; the process ends with it, or, of a removed node, soon after.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -29,8 +29,8 @@
 //! A backend that never answers holds raises up for ever, and with them the next leader: that is the
 //! price of never guessing. Restarting the backend closes its connections, which ends its writes.
 //!
-//! A guard that is asked to end takes nothing more, and ends when every write has its answer, after ten seconds at the
-//! latest; then it says which it has not waited for.
+//! A guard that is asked to end takes nothing more, and ends when no write is in flight, after ten seconds at the latest;
+//! then it says how many it has not waited for. Answers whose content takes longer than that are cut off.
 //!
 //! What it does not do. It checks only what passes through it: a backend that also listens elsewhere
 //! is not fenced. A write ends for it when the backend has answered or has closed the connection; work that a
@@ -167,26 +167,35 @@ impl Guard {
     /// when its sender is gone; whoever starts the next guard must not find it in flight.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
+        let _ = timeout(LINGER + server::DRAIN_TIMEOUT, self.ended()).await;
+        // Nothing is admitted from here on: the process does nothing else any more.
+        let in_flight = self.fence.in_flight();
+        if !in_flight.is_empty() {
+            tracing::warn!(
+                ?in_flight,
+                "ends while the backend still works; restart it too before the next guard"
+            );
+        }
+    }
+
+    /// No connection is left, or only reads that have taken too long; and no write is in flight.
+    async fn ended(&mut self) {
         let all = async {
             let _ended = (&mut self.task).await;
             self.fence.idle().await;
         };
         let writes = async {
             sleep(READ_LIMIT).await;
-            self.fence.idle().await;
-            // Their answers leave.
-            sleep(LINGER).await;
+            loop {
+                self.fence.idle().await;
+                // Their answers leave; and one that waited for a raise, or for the rest of its head, is in flight.
+                sleep(LINGER).await;
+                if self.fence.in_flight().is_empty() {
+                    break;
+                }
+            }
         };
-        let ended = async {
-            tokio::select! { () = all => {}, () = writes => {} }
-        };
-        if timeout(LINGER + server::DRAIN_TIMEOUT, ended).await.is_err() {
-            let in_flight = self.fence.in_flight();
-            tracing::warn!(
-                ?in_flight,
-                "ends while the backend still works; restart it too before the next guard"
-            );
-        }
+        tokio::select! { () = all => {}, () = writes => {} }
     }
 }
 

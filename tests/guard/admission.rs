@@ -337,3 +337,32 @@ async fn a_guard_that_is_asked_to_end_waits_for_a_write_whose_sender_is_gone() {
     backend.answer(true);
     ending.await.expect("no panic");
 }
+
+#[tokio::test]
+async fn a_guard_that_is_asked_to_end_waits_for_writes_and_not_for_reads() {
+    for waits_for_a_write in [false, true] {
+        let backend = Backend::start().await;
+        let (guard, _dir) = guard_at(7, &backend).await;
+        let address = guard.address();
+        backend.answer(false);
+        let mut reader = connect(address).await;
+        reader.write_all(b"GET /ledger HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sends");
+        until("the read is at the backend", async || backend.complete().len() == 1).await;
+        let writing =
+            waits_for_a_write.then(|| tokio::spawn(async move { write(address, 7, "hello").await }));
+        let all = 1 + usize::from(waits_for_a_write);
+        until("all is at the backend", async || backend.complete().len() == all).await;
+        let mut ending = tokio::spawn(guard.stop());
+        if let Some(writing) = writing {
+            let longer_than_a_read = Duration::from_secs(3);
+            timeout(longer_than_a_read, &mut ending).await.expect_err("it waits for the write");
+            backend.answer(true);
+            assert_eq!(writing.await.expect("an answer").status, 201);
+        }
+        let shorter_than_a_write = Duration::from_secs(9);
+        timeout(shorter_than_a_write, ending)
+            .await
+            .expect("it does not wait for the read")
+            .expect("no panic");
+    }
+}
