@@ -141,29 +141,28 @@ impl SharedFence {
 
     /// Waits until no write is in flight.
     pub async fn idle(&self) {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if self.in_flight().is_empty() {
-                return;
-            }
-            changed.await;
-        }
+        self.found(|state| state.verifier.in_flight().is_empty().then_some(())).await;
     }
 
     async fn completed(&self, term: Term) -> Result<(), Higher> {
+        self.found(|state| {
+            let current = state.verifier.current();
+            match current > term {
+                true => Some(Err(Higher { current })),
+                false => state.verifier.is_complete(term).then_some(Ok(())),
+            }
+        })
+        .await
+    }
+
+    /// Looks now and after every change, until `look` finds something.
+    async fn found<T>(&self, look: impl Fn(&State) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            {
-                let state = self.state();
-                let current = state.verifier.current();
-                if current > term {
-                    return Err(Higher { current });
-                }
-                if state.verifier.is_complete(term) {
-                    return Ok(());
-                }
+            let found = look(&self.state());
+            if let Some(found) = found {
+                return found;
             }
             changed.await;
         }

@@ -34,9 +34,9 @@
 //!
 //! What it does not do. It checks only what passes through it: a backend that also listens elsewhere
 //! is not fenced. A write ends for it when the backend has answered or has closed the connection; work that a
-//! backend goes on with afterwards is out of reach. After a guard has crashed, or ended while
-//! a write still ran, the term is still there, but what was in flight is forgotten: a request that the backend had received in full may still take
-//! effect. Restart the backend with it, or let the backend check the term inside its own
+//! backend goes on with afterwards is out of reach. After a guard has crashed, or ended while a write still
+//! ran, the term is still there, but what was in flight is forgotten: a request that the backend had received
+//! in full may still take effect. Restart the backend with it, or let the backend check the term inside its own
 //! transaction, as `recipes/postgresql` does. The proof in a raise is not checked yet (`endpoint`).
 
 pub mod backend;
